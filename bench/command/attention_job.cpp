@@ -1,0 +1,205 @@
+// attention_job.cpp - shards whole tensors over rank threads, runs forward and backward, joins the results.
+// SPDX-License-Identifier: Apache-2.0
+#include "command/attention_job.hpp"
+
+#include <fmt/format.h>
+
+#include "seqccl/collectives.hpp"
+
+namespace seqccl::command {
+namespace {
+
+void require_shape(const char* name, const HostTensor& tensor, const std::vector<std::int64_t>& want, const char* letters) {
+  if (tensor.shape() != want)
+    throw Error(ErrorKind::argument, fmt::format("{}: shape is {}, want {} {}", name, to_text(tensor.shape()), letters, to_text(want)));
+}
+void require_dtype(const char* name, const HostTensor& tensor, DType want) {
+  if (tensor.dtype != want)
+    throw Error(ErrorKind::argument,
+                fmt::format("{}: dtype is {}, but q is {}; --dtype converts all", name, seqccl::name(tensor.dtype), seqccl::name(want)));
+}
+
+/// This rank's part of a whole tensor (B, N, ...); absent tensors stay absent.
+HostTensor shard_of(const HostTensor& whole, const Partition& partition, Rank rank) {
+  if (!whole.present()) return {};
+  std::vector<std::int64_t> shape = whole.shape();
+  shape[1] = partition.tokens_on(rank);
+  HostTensor part(whole.dtype, shape);
+  partition.shard(whole.view(), rank, part.view());
+  return part;
+}
+
+/// Copies a rank's (B, H, T) into the whole (B, H, N).
+void unshard_rows(const HostTensor& part, const Partition& partition, Rank rank, HostTensor& whole) {
+  partition.unshard(swap_axes(part.view(), 1, 2), rank, swap_axes(whole.view(), 1, 2));
+}
+
+HostTensor like(const HostTensor& tensor) { return HostTensor(tensor.dtype, tensor.shape()); }
+
+/// All that one rank does.
+struct RankRun {
+  const AttentionTensors& tensors;
+  const AttentionSpec& spec;
+  const RunSettings& settings;
+  bool backward;
+  Lockstep& lockstep;
+  AttentionResult& result;
+  std::vector<RankMeasurement>&forward_times, &backward_times;
+  std::vector<HostTensor>& dsinks;
+  std::vector<std::vector<TraceStep>>& traces;
+  SteadyClock::time_point origin;
+
+  void operator()(Communicator& comm) {
+    const Rank rank = comm.rank();
+    const auto at = static_cast<std::size_t>(rank);
+    const Partition& partition = spec.partition;
+    const HostTensor q = shard_of(tensors.q, partition, rank), k = shard_of(tensors.k, partition, rank),
+                     v = shard_of(tensors.v, partition, rank);
+    const std::int64_t T = partition.tokens_on(rank);
+    HostTensor out(spec.dtype, {spec.batch, T, spec.q_heads, spec.dim_v()}), lse(f32, {spec.batch, spec.q_heads, T});
+    const ConstTensorView sinks = tensors.sinks.view();
+
+    const SteadyClock::time_point before = SteadyClock::now();
+    Attention attention(comm, spec);
+    const Schedule& schedule = attention.forward_schedule();
+    forward_times[at].planning_s = std::chrono::duration<double>(SteadyClock::now() - before).count();
+    forward_times[at].planned = cost_of(schedule);
+    std::vector<TraceEvent> events;
+    if (settings.trace) attention.set_trace(&events);
+    measure(lockstep, comm, settings, forward_times[at],
+            [&] { attention.forward(q.view(), k.view(), v.view(), out.view(), lse.view(), sinks); });
+    if (settings.trace) add_trace(at, schedule, events, forward_times[at]);
+    partition.unshard(out.view(), rank, result.out.view());
+    unshard_rows(lse, partition, rank, result.lse);
+    if (rank == 0) result.method = attention.method();
+    if (backward) run_backward(comm, attention, q, k, v, out, lse, events);
+    lockstep.meet(comm);  // nobody leaves while others still compute
+  }
+
+  void run_backward(Communicator& comm, Attention& attention, const HostTensor& q, const HostTensor& k, const HostTensor& v,
+                    const HostTensor& out, const HostTensor& lse, std::vector<TraceEvent>& events) {
+    const Rank rank = comm.rank();
+    const auto at = static_cast<std::size_t>(rank);
+    const HostTensor dout = shard_of(tensors.dout, spec.partition, rank);
+    HostTensor dq = like(q), dk = like(k), dv = like(v);
+    if (spec.sinks) dsinks[at] = HostTensor(f32, {spec.q_heads});
+    const SteadyClock::time_point before = SteadyClock::now();
+    const Schedule& schedule = attention.backward_schedule();
+    backward_times[at].planning_s = std::chrono::duration<double>(SteadyClock::now() - before).count();
+    backward_times[at].planned = cost_of(schedule);
+    measure(lockstep, comm, settings, backward_times[at], [&] {
+      attention.backward(dout.view(), q.view(), k.view(), v.view(), out.view(), lse.view(), dq.view(), dk.view(), dv.view(),
+                         tensors.sinks.view(), dsinks[at].view());
+    });
+    if (settings.trace) add_trace(at, schedule, events, backward_times[at]);
+    spec.partition.unshard(dq.view(), rank, result.dq.view());
+    spec.partition.unshard(dk.view(), rank, result.dk.view());
+    spec.partition.unshard(dv.view(), rank, result.dv.view());
+  }
+
+  void add_trace(std::size_t at, const Schedule& schedule, const std::vector<TraceEvent>& events, const RankMeasurement& times) {
+    if (times.begin.empty()) return;
+    const double begin_s = std::chrono::duration<double>(times.begin.back() - origin).count();
+    const std::vector<TraceStep> steps = trace_steps(schedule, events, begin_s);
+    traces[at].insert(traces[at].end(), steps.begin(), steps.end());
+  }
+};
+
+}  // namespace
+
+void describe_shapes(const AttentionTensors& tensors, AttentionSpec& spec) {
+  const HostTensor &q = tensors.q, &k = tensors.k, &v = tensors.v;
+  for (const auto& [name, tensor] : {std::pair{"q", &q}, std::pair{"k", &k}, std::pair{"v", &v}})
+    if (tensor->geometry.num_axes != 4)
+      throw Error(ErrorKind::argument, fmt::format("{}: shape is {}, want four axes [B, N, H, D]", name, to_text(tensor->shape())));
+  for (int axis = 0; axis < 4; ++axis)
+    if (q.extent(axis) < 1) throw Error(ErrorKind::argument, fmt::format("q: shape is {}, want extents of at least 1", to_text(q.shape())));
+  require_shape("k", k, {q.extent(0), q.extent(1), k.extent(2), q.extent(3)}, "[B, N, Hkv, D]");
+  require_shape("v", v, {q.extent(0), q.extent(1), k.extent(2), v.extent(3)}, "[B, N, Hkv, Dv]");
+  require_dtype("k", k, q.dtype);
+  require_dtype("v", v, q.dtype);
+  spec.batch = q.extent(0);
+  spec.q_heads = q.extent(2);
+  spec.kv_heads = k.extent(2);
+  spec.head_dim = q.extent(3);
+  spec.v_head_dim = v.extent(3);
+  spec.dtype = q.dtype;
+  spec.sinks = tensors.sinks.present();
+  if (spec.kv_heads < 1 || spec.q_heads % spec.kv_heads != 0)
+    throw Error(ErrorKind::argument, fmt::format("k: it has {} heads, want a divisor of the {} heads of q", spec.kv_heads, spec.q_heads));
+  if (spec.v_head_dim < 1) throw Error(ErrorKind::argument, fmt::format("v: shape is {}, want extents of at least 1", to_text(v.shape())));
+  if (tensors.dout.present()) {
+    require_shape("dout", tensors.dout, {spec.batch, q.extent(1), spec.q_heads, spec.v_head_dim}, "[B, N, Hq, Dv]");
+    require_dtype("dout", tensors.dout, q.dtype);
+  }
+  if (spec.sinks) {
+    require_shape("sinks", tensors.sinks, {spec.q_heads}, "[Hq]");
+    if (tensors.sinks.dtype != f32)
+      throw Error(ErrorKind::argument, fmt::format("sinks: dtype is {}, want f32", seqccl::name(tensors.sinks.dtype)));
+  }
+}
+
+AttentionTensors random_attention(const AttentionSpec& spec, bool backward, std::uint64_t seed) {
+  const std::int64_t B = spec.batch, N = spec.partition.num_tokens();
+  AttentionTensors tensors;
+  tensors.q = random_tensor(spec.dtype, {B, N, spec.q_heads, spec.head_dim}, seed);
+  tensors.k = random_tensor(spec.dtype, {B, N, spec.num_kv_heads(), spec.head_dim}, seed + 1);
+  tensors.v = random_tensor(spec.dtype, {B, N, spec.num_kv_heads(), spec.dim_v()}, seed + 2);
+  if (backward) tensors.dout = random_tensor(spec.dtype, {B, N, spec.q_heads, spec.dim_v()}, seed + 3);
+  return tensors;
+}
+
+AttentionResult run_attention(const AttentionTensors& tensors, const AttentionSpec& spec, const RunSettings& settings, bool backward) {
+  const std::int64_t N = spec.partition.num_tokens();
+  const auto P = static_cast<std::size_t>(settings.num_ranks);
+  AttentionResult result;
+  result.out = HostTensor(spec.dtype, {spec.batch, N, spec.q_heads, spec.dim_v()});
+  result.lse = HostTensor(f32, {spec.batch, spec.q_heads, N});
+  if (backward) {
+    result.dq = like(tensors.q);
+    result.dk = like(tensors.k);
+    result.dv = like(tensors.v);
+  }
+  std::vector<RankMeasurement> forward_times(P), backward_times(P);
+  std::vector<HostTensor> dsinks(P);
+  std::vector<std::vector<TraceStep>> traces(P);
+  Lockstep lockstep(settings.num_ranks);
+  RankRun run{tensors, spec, settings, backward, lockstep, result, forward_times, backward_times, dsinks, traces, SteadyClock::now()};
+  run_ranks(
+      settings.num_ranks, [&run](Communicator& comm) { run(comm); }, settings.rank_threads());
+
+  result.forward = combine(forward_times);
+  if (backward) result.backward = combine(backward_times);
+  if (backward && spec.sinks) {
+    result.dsinks = HostTensor(f32, {spec.q_heads});
+    for (std::int64_t h = 0; h < spec.q_heads; ++h) {
+      double sum = 0;  // every rank has its own tokens' share
+      for (const HostTensor& share : dsinks) sum += share.get(h);
+      result.dsinks.set(h, sum);
+    }
+  }
+  for (const auto& steps : traces) result.trace.insert(result.trace.end(), steps.begin(), steps.end());
+  return result;
+}
+
+double attention_flops(const AttentionSpec& spec, bool backward) {
+  const BoundMask mask(spec.mask, spec.partition.num_tokens(), spec.batch);
+  const double pairs = mask.num_pairs() * static_cast<double>(spec.q_heads);
+  const auto Dk = static_cast<double>(spec.head_dim), Dv = static_cast<double>(spec.dim_v());
+  return backward ? 2 * pairs * (3 * Dk + 2 * Dv) : 2 * pairs * (Dk + Dv);
+}
+
+std::string refusal(const AttentionSpec& spec, Method method, bool backward) {
+  AttentionSpec with_method = spec;
+  with_method.method = method;
+  if (method != Method::automatic && backward && entry_of(method).backward == nullptr) return "its backward is not there yet";
+  try {
+    validate(with_method, spec.partition.num_ranks());
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::argument) throw;
+    return error.what();
+  }
+  return {};
+}
+
+}  // namespace seqccl::command

@@ -1,0 +1,101 @@
+// command.cpp - parses the command line, runs the subcommand, turns errors into exit codes.
+// SPDX-License-Identifier: Apache-2.0
+#include "command/command.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <exception>
+#include <iostream>
+#include <new>
+#include <vector>
+
+#include "command/names.hpp"
+#include "command/subcommand.hpp"
+#include "seqccl/version.hpp"
+
+namespace seqccl::command {
+namespace {
+
+constexpr const char* footer =
+    "Examples:\n"
+    "  seqccl run attention --input text.safetensors --ranks 4 --method all --mask causal --partition zigzag --check\n"
+    "  seqccl explain attention --ranks 8 --tokens 64k --method ring\n"
+    "  seqccl bench attention --ranks 2,4 --tokens 4k,16k\n"
+    "  seqccl COMMAND --help shows the options and examples of one command\n\n"
+    "Exit codes: 0 right, 1 --check failed, 2 bad usage or input, 3 communication failed";
+
+CLI::App& group(CLI::App& root, const char* name, const char* description) {
+  CLI::App& app = *root.add_subcommand(name, description);
+  app.require_subcommand(1);
+  return app;
+}
+
+/// A misspelt subcommand is answered with the ones there are; CLI11 would only say that one is required.
+void require_known_subcommands(CLI::App& root, int argc, const char* const* argv) {
+  CLI::App* app = &root;
+  for (int i = 1; i < argc && argv[i][0] != '-'; ++i) {
+    Vocabulary words{"seqccl", {}, {}, {}};
+    for (const CLI::App* known : app->get_subcommands([](const CLI::App*) { return true; })) words.known.push_back(known->get_name());
+    if (words.known.empty()) return;
+    app = app->get_subcommand(resolve(words, argv[i]));
+  }
+}
+
+int run_subcommand(int argc, const char* const* argv, const Console& console) {
+  CLI::App root("Collectives of sequence parallelism: run, measure and explain them.", "seqccl");
+  root.footer(footer);
+  root.require_subcommand(1);
+  root.set_version_flag("--version", fmt::format("seqccl {}.{}.{}", SEQCCL_VERSION_MAJOR, SEQCCL_VERSION_MINOR, SEQCCL_VERSION_PATCH));
+  std::vector<std::unique_ptr<Subcommand>> subcommands;
+  subcommands.push_back(make_info(root));
+  CLI::App& run = group(root, "run", "Compute attention of a file of tensors on many ranks");
+  subcommands.push_back(make_run_attention(run));
+  subcommands.push_back(make_run_linear(run));
+  CLI::App& bench = group(root, "bench", "Measure methods over sizes and ranks");
+  subcommands.push_back(make_bench_attention(bench));
+  subcommands.push_back(make_bench_linear(bench));
+  CLI::App& explain = group(root, "explain", "Show what a method does and costs, without running it");
+  subcommands.push_back(make_explain_attention(explain));
+  subcommands.push_back(make_explain_linear(explain));
+  CLI::App& draw = group(root, "draw", "Draw the lanes of all ranks over simulated time, as SVG");
+  subcommands.push_back(make_draw_attention(draw));
+  subcommands.push_back(make_draw_linear(draw));
+
+  require_known_subcommands(root, argc, argv);
+  try {
+    root.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return root.exit(error, console.out, console.err) == 0 ? exit_right : exit_bad_input;
+  }
+  for (const auto& subcommand : subcommands)
+    if (subcommand->asked_for()) return subcommand->run(console);
+  return exit_bad_input;
+}
+
+}  // namespace
+
+int exit_code_of(ErrorKind kind) noexcept { return kind == ErrorKind::argument ? exit_bad_input : exit_communication_failed; }
+
+int run_command(int argc, const char* const* argv, std::ostream& out, std::ostream& err) {
+  const Console console{out, err, &err == &std::cerr && isatty(STDERR_FILENO) == 1};
+  try {
+    const int code = run_subcommand(argc, argv, console);
+    console.progress("");
+    return code;
+  } catch (const Error& error) {
+    console.progress("");
+    err << "seqccl: " << (error.kind() == ErrorKind::argument ? "" : fmt::format("{}: ", name(error.kind()))) << error.what() << '\n';
+    return exit_code_of(error.kind());
+  } catch (const std::bad_alloc&) {
+    console.progress("");
+    err << "seqccl: out of memory: the tensors of this problem do not fit\n";
+    return exit_bad_input;
+  } catch (const std::exception& error) {
+    console.progress("");
+    err << "seqccl: internal: " << error.what() << '\n';
+    return exit_communication_failed;
+  }
+}
+
+}  // namespace seqccl::command

@@ -1,0 +1,106 @@
+// draw.cpp - `seqccl draw`: the lanes of all ranks over simulated time, as SVG.
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include "command/command.hpp"
+#include "command/options.hpp"
+#include "command/planned.hpp"
+#include "command/subcommand.hpp"
+#include "seqccl/explain.hpp"
+
+namespace seqccl::command {
+namespace {
+
+class Draw : public Subcommand {
+ protected:
+  void add_common(CLI::App& app) {
+    plan_.add_to(app);
+    app.add_option("-o,--output", output_, "SVG file to write (default: stdout)");
+  }
+
+  int show(const Console& console, const Planned& planned) const {
+    if (!planned.report.ok()) {
+      console.err << planned.method << " is NOT proven:\n" << planned.report.text() << '\n';
+      return exit_check_failed;
+    }
+    if (json() && output_.empty())
+      throw Error(ErrorKind::argument, "--json: want --output FILE.svg too, the picture and the numbers cannot both go to stdout");
+    const std::string picture = seqccl::draw(planned.schedules, planned.simulation);
+    if (output_.empty()) {
+      console.out << picture;
+      return exit_right;
+    }
+    std::ofstream stream(output_);
+    stream << picture;
+    stream.close();
+    if (!stream) throw Error(ErrorKind::argument, fmt::format("--output: {}: cannot be written: {}", output_, std::strerror(errno)));
+    if (json())
+      console.out
+          << nlohmann::ordered_json{{"method", planned.method}, {"simulated_s", planned.simulation.seconds}, {"file", output_}}.dump(1)
+          << '\n';
+    else
+      console.out << fmt::format("wrote {}: {}, {} ranks, {} simulated\n", output_, planned.schedules.front().name,
+                                 planned.schedules.size(), human_seconds(planned.simulation.seconds));
+    return exit_right;
+  }
+
+  PlanOptions plan_;
+  std::string output_;
+};
+
+class DrawAttention final : public Draw {
+ public:
+  explicit DrawAttention(CLI::App& parent) {
+    CLI::App& app =
+        add_to(parent, "attention", "A softmax attention method", "  seqccl draw attention --ranks 4 --method ring -o ring.svg");
+    add_common(app);
+    shape_.add_to(app);
+    app.add_option("-m,--method", method_, "One method")->capture_default_str();
+  }
+
+  int run(const Console& console) override {
+    const std::vector<Method> methods = parse_methods(method_);
+    if (methods.size() != 1 || methods.front() == Method::automatic)
+      throw Error(ErrorKind::argument, fmt::format("--method: '{}' is not right, want one method to draw", method_));
+    const Cluster cluster = plan_.cluster.cluster(plan_.ranks());
+    return show(console, plan_attention(shape_.spec(plan_.num_tokens(), plan_.ranks()), methods.front(), plan_.backward, cluster));
+  }
+
+ private:
+  AttentionShape shape_;
+  std::string method_ = "ring";
+};
+
+class DrawLinear final : public Draw {
+ public:
+  explicit DrawLinear(CLI::App& parent) {
+    CLI::App& app = add_to(parent, "linear", "A scan of states", "  seqccl draw linear --ranks 4 --scan chain -o chain.svg");
+    add_common(app);
+    shape_.add_to(app);
+    app.add_option("--scan", scan_, "all_gather|chain")->capture_default_str();
+  }
+
+  int run(const Console& console) override {
+    const std::vector<Scan> scans = parse_scans(scan_);
+    if (scans.size() != 1) throw Error(ErrorKind::argument, fmt::format("--scan: '{}' is not right, want one scan to draw", scan_));
+    const Cluster cluster = plan_.cluster.cluster(plan_.ranks());
+    return show(console, plan_linear(shape_.spec(plan_.num_tokens(), plan_.ranks()), scans.front(), plan_.backward, cluster));
+  }
+
+ private:
+  LinearShape shape_;
+  std::string scan_ = "all_gather";
+};
+
+}  // namespace
+
+std::unique_ptr<Subcommand> make_draw_attention(CLI::App& parent) { return std::make_unique<DrawAttention>(parent); }
+std::unique_ptr<Subcommand> make_draw_linear(CLI::App& parent) { return std::make_unique<DrawLinear>(parent); }
+
+}  // namespace seqccl::command

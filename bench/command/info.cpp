@@ -1,0 +1,91 @@
+// info.cpp - `seqccl info`: what was built, what this machine has, which transports there are and why not the others.
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+#include <sched.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <ostream>
+#include <thread>
+
+#include "command/build_info.hpp"
+#include "command/command.hpp"
+#include "command/names.hpp"
+#include "command/subcommand.hpp"
+#include "seqccl/collectives.hpp"
+#include "seqccl/kernels.hpp"
+#include "seqccl/transport.hpp"
+
+namespace seqccl::command {
+namespace {
+
+std::string cpu_model() {
+  std::ifstream stream("/proc/cpuinfo");
+  for (std::string line; std::getline(stream, line);)
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+  return "unknown";
+}
+
+/// The cores this process may use.
+int usable_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : static_cast<int>(std::thread::hardware_concurrency());
+}
+
+class Info final : public Subcommand {
+ public:
+  explicit Info(CLI::App& parent) {
+    CLI::App& app = add_to(parent, "info", "Show build, machine, kernels and transports", "  seqccl info\n  seqccl info --ranks 8 --json");
+    app.add_option("--ranks", num_ranks_, "Ranks on this host, for the wait policy")->capture_default_str()->check(CLI::Range(1, 1 << 20));
+  }
+
+  int run(const Console& console) override {
+    const std::string version = fmt::format("{}.{}.{}", SEQCCL_VERSION_MAJOR, SEQCCL_VERSION_MINOR, SEQCCL_VERSION_PATCH);
+    const std::string cuda = SEQCCL_BUILD_CUDA_TOOLKIT;
+    nlohmann::ordered_json info = {
+        {"version", version},
+        {"build", SEQCCL_BUILD_TYPE},
+        {"compiler", SEQCCL_BUILD_COMPILER},
+        {"sanitizers", std::string(SEQCCL_BUILD_SANITIZE).empty() ? "none" : SEQCCL_BUILD_SANITIZE},
+        {"cpu", cpu_model()},
+        {"kernels", cpu::instruction_set()},
+        {"cores", std::thread::hardware_concurrency()},
+        {"usable_cores", usable_cores()},
+        {"wait_policy", fmt::format("{} ({} ranks on this host)", WaitPolicy::for_host(num_ranks_).describe(), num_ranks_)},
+        {"transports", {{"threads", "yes"}}},
+        {"cuda", cuda.empty() ? "no toolkit was found when this was configured; kernels for CUDA are not in this version"
+                              : fmt::format("toolkit {} was found; kernels for CUDA are not in this version", cuda)},
+    };
+    for (const char* name : transport_names().later) info["transports"][name] = "no: not in this version";
+    for (const MethodEntry& entry : method_table())
+      info["methods"][entry.name] = entry.backward != nullptr ? "forward, backward" : "forward";
+    for (const std::string& scan : {std::string(name(Scan::all_gather)), std::string(name(Scan::chain))})
+      info["scans"][scan] = "forward, backward";
+    if (json()) {
+      console.out << info.dump(1) << '\n';
+      return exit_right;
+    }
+    for (const auto& [key, value] : info.items()) {
+      if (!value.is_object()) {
+        console.out << fmt::format("{:<13} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+        continue;
+      }
+      const char* head = key.c_str();
+      for (const auto& [part, text] : value.items()) {
+        console.out << fmt::format("{:<13} {:<14} {}\n", head, part, text.get<std::string>());
+        head = "";
+      }
+    }
+    return exit_right;
+  }
+
+ private:
+  int num_ranks_ = 4;
+};
+
+}  // namespace
+
+std::unique_ptr<Subcommand> make_info(CLI::App& parent) { return std::make_unique<Info>(parent); }
+
+}  // namespace seqccl::command

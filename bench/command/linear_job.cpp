@@ -1,0 +1,202 @@
+// linear_job.cpp - shards whole tensors over rank threads, runs the scan forward and backward, joins the results.
+// SPDX-License-Identifier: Apache-2.0
+#include "command/linear_job.hpp"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+namespace seqccl::command {
+namespace {
+
+void require(const char* name, const HostTensor& tensor, const std::vector<std::int64_t>& want, const char* letters, DType dtype) {
+  if (tensor.shape() != want)
+    throw Error(ErrorKind::argument, fmt::format("{}: shape is {}, want {} {}", name, to_text(tensor.shape()), letters, to_text(want)));
+  if (tensor.dtype != dtype)
+    throw Error(ErrorKind::argument, fmt::format("{}: dtype is {}, want {}", name, seqccl::name(tensor.dtype), seqccl::name(dtype)));
+}
+
+/// This rank's part of (B, N, ...); what has no token axis (a constant decay) is the same on all ranks.
+HostTensor shard_of(const HostTensor& whole, const Partition& partition, Rank rank) {
+  if (whole.geometry.num_axes < 3) return whole;
+  std::vector<std::int64_t> shape = whole.shape();
+  shape[1] = partition.tokens_on(rank);
+  HostTensor part(whole.dtype, shape);
+  partition.shard(whole.view(), rank, part.view());
+  return part;
+}
+
+HostTensor like(const HostTensor& tensor) { return tensor.present() ? HostTensor(tensor.dtype, tensor.shape()) : HostTensor{}; }
+
+struct RankRun {
+  const LinearTensors& tensors;
+  const LinearSpec& spec;
+  const RunSettings& settings;
+  bool backward;
+  Lockstep& lockstep;
+  LinearResult& result;
+  std::vector<RankMeasurement>&forward_times, &backward_times;
+  std::vector<HostTensor>& decay_shares;  // constant decay: every rank's share of dlog_decay
+
+  void operator()(Communicator& comm) {
+    const Rank rank = comm.rank();
+    const auto at = static_cast<std::size_t>(rank);
+    const Partition& partition = spec.partition;
+    const std::int64_t B = spec.batch, T = partition.tokens_on(rank), H = spec.heads, Dk = spec.head_dim, Dv = spec.dim_v();
+    const auto R = static_cast<std::int64_t>(partition.segments(rank).size());
+    const HostTensor q = shard_of(tensors.q, partition, rank), k = shard_of(tensors.k, partition, rank),
+                     v = shard_of(tensors.v, partition, rank);
+    const HostTensor log_decay = shard_of(tensors.log_decay, partition, rank);
+    HostTensor out(spec.dtype, {B, T, H, Dv}), entering(f32, {B, R, H, Dk, Dv}), state_out(f32, {B, H, Dk, Dv});
+    const bool holds_first = partition.place_of(0).rank == rank, holds_last = partition.place_of(partition.num_tokens() - 1).rank == rank;
+
+    const SteadyClock::time_point before = SteadyClock::now();
+    LinearAttention attention(comm, spec);
+    forward_times[at].planned = cost_of(attention.forward_schedule());
+    forward_times[at].planning_s = std::chrono::duration<double>(SteadyClock::now() - before).count();
+    const LinearInputs inputs{q.view(), k.view(), v.view(), log_decay.view(), tensors.state_in.view()};
+    const LinearOutputs outputs{out.view(), entering.view(), state_out.view()};
+    measure(lockstep, comm, settings, forward_times[at], [&] { attention.forward(inputs, outputs); });
+    partition.unshard(out.view(), rank, result.out.view());
+    if (holds_last) result.state_out = state_out;
+
+    if (backward) {
+      const HostTensor dout = shard_of(tensors.dout, partition, rank);
+      HostTensor dq = like(q), dk = like(k), dv = like(v), dlog_decay = like(log_decay), dstate_in = like(tensors.state_in);
+      const LinearOutputGradients given{dout.view(), entering.view(), tensors.dstate_out.view()};
+      const LinearInputGradients wanted{dq.view(), dk.view(), dv.view(), dlog_decay.view(), dstate_in.view()};
+      backward_times[at].planned = cost_of(attention.backward_schedule());
+      measure(lockstep, comm, settings, backward_times[at], [&] { attention.backward(inputs, given, wanted); });
+      partition.unshard(dq.view(), rank, result.dq.view());
+      partition.unshard(dk.view(), rank, result.dk.view());
+      partition.unshard(dv.view(), rank, result.dv.view());
+      if (spec.kind == LinearKind::constant_decay)
+        decay_shares[at] = dlog_decay;
+      else if (dlog_decay.present())
+        partition.unshard(dlog_decay.view(), rank, result.dlog_decay.view());
+      if (holds_first && dstate_in.present()) result.dstate_in = dstate_in;
+    }
+    lockstep.meet(comm);  // nobody leaves while others still compute
+  }
+};
+
+}  // namespace
+
+LinearKind kind_of(const LinearTensors& tensors) {
+  switch (tensors.log_decay.geometry.num_axes) {
+    case 0:
+      return LinearKind::basic;
+    case 1:
+      return LinearKind::constant_decay;
+    case 3:
+      return LinearKind::scalar_gate;
+    case 4:
+      return LinearKind::vector_gate;
+  }
+  throw Error(ErrorKind::argument,
+              fmt::format("log_decay: shape is {}, want [H], [B, N, H] or [B, N, H, Dk]", to_text(tensors.log_decay.shape())));
+}
+
+void describe_shapes(const LinearTensors& tensors, LinearSpec& spec) {
+  const HostTensor &q = tensors.q, &k = tensors.k, &v = tensors.v;
+  for (const auto& [name, tensor] : {std::pair{"q", &q}, std::pair{"v", &v}})
+    if (tensor->geometry.num_axes != 4 || tensor->size() == 0)
+      throw Error(ErrorKind::argument,
+                  fmt::format("{}: shape is {}, want four axes [B, N, H, D] of at least 1", name, to_text(tensor->shape())));
+  const std::int64_t B = q.extent(0), N = q.extent(1), H = q.extent(2), Dk = q.extent(3), Dv = v.extent(3);
+  require("k", k, {B, N, H, Dk}, "[B, N, H, Dk]", q.dtype);
+  require("v", v, {B, N, H, Dv}, "[B, N, H, Dv]", q.dtype);
+  if (tensors.dout.present()) require("dout", tensors.dout, {B, N, H, Dv}, "[B, N, H, Dv]", q.dtype);
+  if (tensors.state_in.present()) require("state_in", tensors.state_in, {B, H, Dk, Dv}, "[B, H, Dk, Dv]", f32);
+  if (tensors.dstate_out.present()) require("dstate_out", tensors.dstate_out, {B, H, Dk, Dv}, "[B, H, Dk, Dv]", f32);
+  const HostTensor& log_decay = tensors.log_decay;
+  switch (spec.kind) {
+    case LinearKind::basic:
+      if (log_decay.present())
+        throw Error(ErrorKind::argument, "log_decay: --kind basic has no decay; leave the tensor out or choose the kind that fits");
+      break;
+    case LinearKind::constant_decay:
+      require("log_decay", log_decay, {H}, "[H] for --kind constant_decay", f32);
+      break;
+    case LinearKind::scalar_gate:
+      require("log_decay", log_decay, {B, N, H}, "[B, N, H] for --kind scalar_gate", f32);
+      break;
+    case LinearKind::vector_gate:
+      require("log_decay", log_decay, {B, N, H, Dk}, "[B, N, H, Dk] for --kind vector_gate", f32);
+      break;
+  }
+  for (std::int64_t i = 0; i < log_decay.size(); ++i)
+    if (log_decay.get(i) > 0)
+      throw Error(ErrorKind::argument, fmt::format("log_decay: element {} is {}, want natural logarithms <= 0", i, log_decay.get(i)));
+  spec.batch = B;
+  spec.heads = H;
+  spec.head_dim = Dk;
+  spec.v_head_dim = Dv;
+  spec.dtype = q.dtype;
+  spec.state_in = tensors.state_in.present();
+  spec.state_out = true;
+}
+
+LinearTensors random_linear(const LinearSpec& spec, bool backward, std::uint64_t seed) {
+  const std::int64_t B = spec.batch, N = spec.partition.num_tokens(), H = spec.heads, Dk = spec.head_dim, Dv = spec.dim_v();
+  LinearTensors tensors;
+  tensors.q = random_tensor(spec.dtype, {B, N, H, Dk}, seed);
+  tensors.k = random_tensor(spec.dtype, {B, N, H, Dk}, seed + 1, 1 / std::sqrt(static_cast<double>(Dk)));
+  tensors.v = random_tensor(spec.dtype, {B, N, H, Dv}, seed + 2);
+  if (spec.kind == LinearKind::constant_decay) tensors.log_decay = HostTensor(f32, {H});
+  if (spec.kind == LinearKind::scalar_gate) tensors.log_decay = random_tensor(f32, {B, N, H}, seed + 3);
+  if (spec.kind == LinearKind::vector_gate) tensors.log_decay = random_tensor(f32, {B, N, H, Dk}, seed + 3);
+  for (std::int64_t i = 0; i < tensors.log_decay.size(); ++i) {
+    // RetNet's ladder of decays for the constant kind; gates of sigmoid(x + 3), mostly near 1, for the others.
+    const double decay = spec.kind == LinearKind::constant_decay ? std::log1p(-std::exp2(-5 - static_cast<double>(i % 8)))
+                                                                 : -std::log1p(std::exp(-(tensors.log_decay.get(i) + 3)));
+    tensors.log_decay.set(i, decay);
+  }
+  if (backward) tensors.dout = random_tensor(spec.dtype, {B, N, H, Dv}, seed + 4);
+  return tensors;
+}
+
+LinearResult run_linear(const LinearTensors& given, const LinearSpec& spec, const RunSettings& settings, bool backward) {
+  const std::int64_t N = spec.partition.num_tokens();
+  const auto P = static_cast<std::size_t>(settings.num_ranks);
+  LinearTensors tensors = given;
+  if (backward && spec.state_out && !tensors.dstate_out.present())  // state_out had no consumer: its gradient is zero
+    tensors.dstate_out = HostTensor(f32, {spec.batch, spec.heads, spec.head_dim, spec.dim_v()});
+  LinearResult result;
+  result.out = HostTensor(spec.dtype, {spec.batch, N, spec.heads, spec.dim_v()});
+  if (backward) {
+    result.dq = like(tensors.q);
+    result.dk = like(tensors.k);
+    result.dv = like(tensors.v);
+    result.dlog_decay = like(tensors.log_decay);
+  }
+  std::vector<RankMeasurement> forward_times(P), backward_times(P);
+  std::vector<HostTensor> decay_shares(P);
+  Lockstep lockstep(settings.num_ranks);
+  RankRun run{tensors, spec, settings, backward, lockstep, result, forward_times, backward_times, decay_shares};
+  run_ranks(
+      settings.num_ranks, [&run](Communicator& comm) { run(comm); }, settings.rank_threads());
+
+  result.forward = combine(forward_times);
+  if (backward) result.backward = combine(backward_times);
+  if (backward && spec.kind == LinearKind::constant_decay) {
+    for (std::int64_t h = 0; h < spec.heads; ++h) {
+      double sum = 0;
+      for (const HostTensor& share : decay_shares) sum += share.get(h);
+      result.dlog_decay.set(h, sum);
+    }
+  }
+  return result;
+}
+
+std::string refusal(const LinearSpec& spec) {
+  try {
+    validate(spec, spec.partition.num_ranks());
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::argument) throw;
+    return error.what();
+  }
+  return {};
+}
+
+}  // namespace seqccl::command

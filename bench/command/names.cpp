@@ -1,0 +1,140 @@
+// names.cpp - the tables of words, and how a word that is not in them is answered.
+// SPDX-License-Identifier: Apache-2.0
+#include "command/names.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "seqccl/collectives.hpp"
+#include "seqccl/error.hpp"
+
+namespace seqccl::command {
+namespace {
+
+constexpr Alias method_aliases[] = {{"auto", "automatic"},
+                                    {"ring_attention", "ring"},
+                                    {"rsa", "ring"},
+                                    {"kv_ring", "ring"},
+                                    {"llama3_cp", "kv_all_gather"},
+                                    {"all_gather_cp", "kv_all_gather"},
+                                    {"kv_allgather", "kv_all_gather"},
+                                    {"group_cast", "kv_all_gather"},
+                                    {"ulysses", "head_swap"},
+                                    {"deepspeed_ulysses", "head_swap"},
+                                    {"tokenring", "token_ring"}};
+constexpr const char* later_methods[] = {"bidirectional_ring",
+                                         "double_ring",
+                                         "mesh",
+                                         "usp",
+                                         "loongtrain",
+                                         "burst_backward",
+                                         "burst_attention",
+                                         "decode",
+                                         "tree_attention",
+                                         "helix",
+                                         "context_pass",
+                                         "star_attention",
+                                         "apb",
+                                         "balanced_helper",
+                                         "lightseq"};
+constexpr Alias kind_aliases[] = {
+    {"lasp", "basic"},         {"linear", "basic"},    {"retnet", "constant_decay"}, {"lightning", "constant_decay"},
+    {"mamba2", "scalar_gate"}, {"ssd", "scalar_gate"}, {"gla", "vector_gate"},       {"hgrn2", "vector_gate"}};
+constexpr const char* later_kinds[] = {"delta", "gated_delta", "kda", "rwkv6", "deltanet", "gated_deltanet"};
+constexpr Alias scan_aliases[] = {{"lasp1", "chain"}, {"lasp", "chain"}, {"lasp2", "all_gather"}, {"allgather", "all_gather"}};
+constexpr const char* later_scans[] = {"pipelined_chain", "zeco", "doubling", "hierarchical"};
+constexpr Alias partition_aliases[] = {{"head_tail", "zigzag"}, {"stripe", "striped"}};
+constexpr Alias dtype_aliases[] = {{"float32", "f32"}, {"fp32", "f32"}, {"float16", "f16"},
+                                   {"fp16", "f16"},    {"half", "f16"}, {"bfloat16", "bf16"}};
+constexpr const char* later_transports[] = {"shm", "ucx", "nccl"};
+
+std::string folded(std::string_view word) {
+  std::string result(word);
+  for (char& letter : result) {
+    if (letter == '-') letter = '_';
+    if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
+  }
+  return result;
+}
+
+std::vector<std::string> methods_here() {
+  std::vector<std::string> names = {"automatic", "all"};
+  for (const MethodEntry& entry : method_table()) names.emplace_back(entry.name);
+  return names;
+}
+
+}  // namespace
+
+std::size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    std::size_t diagonal = row[0];
+    row[0] = i + 1;
+    for (std::size_t j = 0; j < b.size(); ++j) {
+      const std::size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replaced, row[j] + 1, row[j + 1] + 1});
+    }
+  }
+  return row.back();
+}
+
+std::string resolve(const Vocabulary& vocabulary, std::string_view word) {
+  const std::string asked = folded(word);
+  if (std::find(vocabulary.known.begin(), vocabulary.known.end(), asked) != vocabulary.known.end()) return asked;
+  for (const Alias& alias : vocabulary.aliases)
+    if (asked == alias.word) return alias.means;
+  for (const char* name : vocabulary.later)
+    if (asked == name)
+      throw Error(ErrorKind::argument, fmt::format("{}: '{}' is not there yet; this version has: {}", vocabulary.option, name,
+                                                   fmt::join(vocabulary.known, ", ")));
+
+  std::string nearest;
+  std::size_t nearest_distance = asked.size() / 2 + 1;  // farther than half of the word is no likeness
+  const auto consider = [&](const std::string& name) {
+    const std::size_t distance = edit_distance(asked, name);
+    if (distance >= nearest_distance) return;
+    nearest_distance = distance;
+    nearest = name;
+  };
+  for (const std::string& name : vocabulary.known) consider(name);
+  for (const Alias& alias : vocabulary.aliases) consider(alias.word);
+  throw Error(ErrorKind::argument,
+              fmt::format("{}: '{}' is not known; want one of: {}{}", vocabulary.option, word.substr(0, 60),
+                          fmt::join(vocabulary.known, ", "), nearest.empty() ? "" : fmt::format(" (did you mean '{}'?)", nearest)));
+}
+
+const Vocabulary& method_names() {
+  static const Vocabulary words{"--method", methods_here(), method_aliases, later_methods};
+  return words;
+}
+const Vocabulary& kind_names() {
+  static const Vocabulary words{"--kind", {"basic", "constant_decay", "scalar_gate", "vector_gate"}, kind_aliases, later_kinds};
+  return words;
+}
+const Vocabulary& scan_names() {
+  static const Vocabulary words{"--scan", {"all", "all_gather", "chain"}, scan_aliases, later_scans};
+  return words;
+}
+const Vocabulary& partition_names() {
+  static const Vocabulary words{"--partition", {"contiguous", "zigzag", "striped", "uneven"}, partition_aliases, {}};
+  return words;
+}
+const Vocabulary& mask_names() {
+  static const Vocabulary words{"--mask", {"full", "causal", "prefix", "window", "documents", "slices"}, {}, {}};
+  return words;
+}
+const Vocabulary& dtype_names() {
+  static const Vocabulary words{"--dtype", {"f32", "f16", "bf16"}, dtype_aliases, {}};
+  return words;
+}
+const Vocabulary& transport_names() {
+  static const Vocabulary words{"--transport", {"threads"}, {}, later_transports};
+  return words;
+}
+
+}  // namespace seqccl::command

@@ -1,0 +1,48 @@
+// options.hpp - the little languages of the command line: masks, partitions, meshes, lists of sizes.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "seqccl/attention.hpp"
+#include "seqccl/linear_attention.hpp"
+#include "seqccl/mask.hpp"
+#include "seqccl/mesh.hpp"
+#include "seqccl/partition.hpp"
+
+namespace seqccl::command {
+
+// All throw Error(argument) that names the option, what was written and what would be right.
+
+/// full|causal|prefix:LEN|window:LEFT,RIGHT|documents:LEN,LEN,...|slices:FILE, joined by '+' for intersections. FILE is JSON:
+/// [{"q": [first, end], "k": [first, end], "low": ..., "high": ..., "batch": ...}, ...]: keys j with low <= j - i <= high.
+[[nodiscard]] Mask parse_mask(std::string_view text);
+
+/// contiguous|zigzag|striped|uneven:T0,T1,...
+[[nodiscard]] Partition parse_partition(std::string_view text, std::int64_t num_tokens, int num_ranks);
+
+/// heads:U,outer:O,inner:I in any order; what is left out is 1.
+[[nodiscard]] Mesh parse_mesh(std::string_view text);
+
+/// KxM: K nodes of M ranks. "" is one node.
+[[nodiscard]] Topology parse_nodes(std::string_view text, int num_ranks);
+
+/// A whole number; k, m, g mean 2^10, 2^20, 2^30.
+[[nodiscard]] std::int64_t parse_count(std::string_view option, std::string_view text);
+/// Numbers with commas between them.
+[[nodiscard]] std::vector<std::int64_t> parse_counts(std::string_view option, std::string_view text);
+
+[[nodiscard]] DType parse_dtype(std::string_view text);
+/// Methods that `text` means, in the order of the table: one, or every one for "all". "automatic" yields {Method::automatic}.
+[[nodiscard]] std::vector<Method> parse_methods(std::string_view text);
+[[nodiscard]] LinearKind parse_kind(std::string_view text);
+[[nodiscard]] std::vector<Scan> parse_scans(std::string_view text);
+/// Only "threads" so far.
+void require_transport(std::string_view text);
+/// 1 to 1024. @throws Error(argument)
+void require_ranks(std::int64_t num_ranks);
+
+}  // namespace seqccl::command

@@ -1,0 +1,51 @@
+// planned.cpp - records, checks and simulates the schedules of all ranks.
+// SPDX-License-Identifier: Apache-2.0
+#include "command/planned.hpp"
+
+#include <fmt/format.h>
+
+#include "command/attention_job.hpp"
+#include "command/linear_job.hpp"
+#include "command/options.hpp"
+
+namespace seqccl::command {
+
+void PlanOptions::add_to(CLI::App& app) {
+  app.add_option("-p,--ranks", num_ranks, "Number of ranks")->capture_default_str();
+  app.add_option("-n,--tokens", tokens, "N, tokens in all; k, m, g mean 2^10, 2^20, 2^30")->capture_default_str();
+  app.add_flag("--backward", backward, "The backward pass instead of the forward pass");
+  cluster.add_to(app);
+}
+
+int PlanOptions::ranks() const {
+  require_ranks(num_ranks);
+  return static_cast<int>(num_ranks);
+}
+
+std::int64_t PlanOptions::num_tokens() const { return parse_count("--tokens", tokens); }
+
+Planned plan_attention(const AttentionSpec& given, Method method, bool backward, const Cluster& cluster) {
+  AttentionSpec spec = given;
+  spec.method = method;
+  if (const std::string why = refusal(spec, method, backward); !why.empty())
+    throw Error(ErrorKind::argument, fmt::format("--method: {}: {}", name(method), why));
+  const MethodEntry& entry = entry_of(method);
+  Planned planned{entry.name, record_all(backward ? entry.backward : entry.forward, spec), {}, {}};
+  const Claim claim{&spec.partition, &spec.mask, spec.batch, spec.q_heads, spec.num_kv_heads()};
+  planned.report = check(planned.schedules, claim);
+  if (planned.report.ok()) planned.simulation = simulate(planned.schedules, cluster);
+  return planned;
+}
+
+Planned plan_linear(const LinearSpec& given, Scan scan, bool backward, const Cluster& cluster) {
+  LinearSpec spec = given;
+  spec.scan = scan;
+  if (const std::string why = refusal(spec); !why.empty()) throw Error(ErrorKind::argument, fmt::format("--scan: {}: {}", name(scan), why));
+  Planned planned{name(scan), record_all(backward ? collectives::linear_backward : collectives::linear_forward, spec), {}, {}};
+  const Claim claim{&spec.partition, nullptr, spec.batch, spec.heads, spec.heads};
+  planned.report = check(planned.schedules, claim);
+  if (planned.report.ok()) planned.simulation = simulate(planned.schedules, cluster);
+  return planned;
+}
+
+}  // namespace seqccl::command

@@ -1,0 +1,38 @@
+// planned.hpp - the schedules of all ranks, checked and simulated: what explain and draw show.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "command/shape_options.hpp"
+#include "seqccl/check.hpp"
+#include "seqccl/collectives.hpp"
+
+namespace seqccl::command {
+
+struct Planned {
+  std::string method;               // "ring", "chain", ...
+  std::vector<Schedule> schedules;  // of all ranks
+  CheckReport report;
+  Simulation simulation;  // only if the report is good
+};
+
+/// What explain and draw take apart from the shape.
+struct PlanOptions {
+  std::int64_t num_ranks = 4;
+  std::string tokens = "16k";
+  bool backward = false;
+  ClusterOptions cluster;
+
+  void add_to(CLI::App& app);
+  [[nodiscard]] int ranks() const;                ///< @throws Error(argument)
+  [[nodiscard]] std::int64_t num_tokens() const;  ///< @throws Error(argument)
+};
+
+/// Records, checks and simulates one method. @throws Error(argument) if it refuses the problem
+[[nodiscard]] Planned plan_attention(const AttentionSpec& spec, Method method, bool backward, const Cluster& cluster);
+[[nodiscard]] Planned plan_linear(const LinearSpec& spec, Scan scan, bool backward, const Cluster& cluster);
+
+}  // namespace seqccl::command

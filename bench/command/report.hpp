@@ -1,0 +1,54 @@
+// report.hpp - measurements and verdicts as JSON and as rows of a table.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "command/check.hpp"
+#include "command/measure.hpp"
+
+namespace seqccl::command {
+
+using Json = nlohmann::ordered_json;
+
+/// `flops`: of the problem, for GFLOP/s.
+[[nodiscard]] Json to_json(const Measurement& measurement, double flops);
+[[nodiscard]] Json to_json(const CheckOutcome& outcome);
+
+/// One direction of one run: what the table and the JSON say about it.
+struct Direction {
+  const char* name = "forward";
+  const Measurement* measurement = nullptr;
+  double flops = 0;
+};
+
+/// The table of `run`: a row per method and direction.
+class RunReport {
+ public:
+  RunReport(Json problem, int num_ranks, bool checks) : problem_(std::move(problem)), num_ranks_(num_ranks), checks_(checks) {}
+
+  /// `outcome` may be null: not checked.
+  void add(const std::string& method, const std::vector<Direction>& directions, const CheckOutcome* outcome);
+  void refused(const std::string& method, const std::string& why) { refused_.emplace_back(method, why); }
+  void note(std::string text) { notes_.push_back(std::move(text)); }
+
+  [[nodiscard]] bool passed() const noexcept { return passed_; }
+  [[nodiscard]] std::size_t num_results() const noexcept { return results_.size(); }
+  [[nodiscard]] std::string text() const;
+  [[nodiscard]] Json json() const;
+
+ private:
+  Json problem_;
+  int num_ranks_;
+  bool checks_;
+  bool passed_ = true;
+  Json results_ = Json::array();
+  std::vector<std::vector<std::string>> rows_;
+  std::vector<std::string> failures_, notes_;
+  std::vector<std::pair<std::string, std::string>> refused_;
+  std::string coverage_;
+};
+
+}  // namespace seqccl::command

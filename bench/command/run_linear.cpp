@@ -1,0 +1,131 @@
+// run_linear.cpp - `seqccl run linear`: linear attention of a file of tensors, by one scan or all of them.
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <optional>
+#include <ostream>
+
+#include "command/command.hpp"
+#include "command/names.hpp"
+#include "command/options.hpp"
+#include "command/report.hpp"
+#include "command/run_options.hpp"
+#include "command/subcommand.hpp"
+
+namespace seqccl::command {
+namespace {
+
+constexpr const char* examples =
+    "  seqccl run linear -i examples/data/linear.safetensors --ranks 4 --scan all --check\n"
+    "  seqccl run linear -i examples/data/linear.safetensors -o out.safetensors --ranks 4 --scan lasp1 --partition zigzag\n\n"
+    "Input tensors: q, k [B, N, H, Dk], v [B, N, H, Dv]; log_decay [H] (constant_decay), [B, N, H] (scalar_gate) or [B, N, H, Dk]\n"
+    "(vector_gate), natural log, <= 0; optional state_in, dstate_out [B, H, Dk, Dv], dout [B, N, H, Dv].\n"
+    "Results: out [B, N, H, Dv], state_out [B, H, Dk, Dv] (f32); with dout also dq, dk, dv, dlog_decay, dstate_in.";
+
+class RunLinear final : public Subcommand {
+ public:
+  explicit RunLinear(CLI::App& parent) {
+    CLI::App& app = add_to(parent, "linear", "Linear attention of whole tensors, sharded over ranks", examples);
+    options_.add_to(app);
+    app.add_option("--kind", kind_, "basic|constant_decay|scalar_gate|vector_gate (default: what the shape of log_decay means)");
+    app.add_option("--scan", scan_, "all|all_gather|chain, or a published name (lasp1, lasp2)")->capture_default_str();
+  }
+
+  int run(const Console& console) override {
+    const RunSettings settings = options_.settings();
+    const std::vector<Scan> scans = parse_scans(scan_);
+    std::optional<LinearKind> kind;
+    if (!kind_.empty()) kind = parse_kind(kind_);
+    const LinearTensors tensors = read();
+    LinearSpec spec;
+    spec.kind = kind ? *kind : kind_of(tensors);
+    spec.scale = static_cast<float>(options_.scale.value_or(1));
+    describe_shapes(tensors, spec);
+    spec.partition = parse_partition(options_.partition, tensors.q.extent(1), settings.num_ranks);
+    const bool backward = tensors.dout.present();
+
+    RunReport report({{"B", spec.batch},
+                      {"N", spec.partition.num_tokens()},
+                      {"H", spec.heads},
+                      {"Dk", spec.head_dim},
+                      {"Dv", spec.v_head_dim},
+                      {"dtype", name(spec.dtype)},
+                      {"kind", name(spec.kind)},
+                      {"partition", options_.partition},
+                      {"transport", options_.transport}},
+                     settings.num_ranks, options_.wants_check());
+    std::optional<LinearReference> reference;
+    bool is_written = false;
+    for (const Scan scan : scans) {
+      spec.scan = scan;
+      if (const std::string why = refusal(spec); !why.empty()) {
+        if (scans.size() == 1) throw Error(ErrorKind::argument, why);
+        report.refused(name(scan), why);
+        continue;
+      }
+      console.progress(fmt::format("{} {} on {} ranks ...", name(spec.kind), name(scan), settings.num_ranks));
+      const LinearResult result = run_linear(tensors, spec, settings, backward);
+      std::vector<Direction> directions = {{"forward", &result.forward, result.forward.flops}};
+      if (backward) directions.push_back({"backward", &result.backward, result.backward.flops});
+      if (options_.wants_check()) {
+        console.progress("reference ...");
+        if (!reference) reference.emplace(tensors, spec, backward, options_.check_level());
+        const CheckOutcome outcome = reference->judge(result);
+        report.add(name(scan), directions, &outcome);
+      } else {
+        report.add(name(scan), directions, nullptr);
+      }
+      if (!is_written) write(result, report, name(scan));
+      is_written = true;
+    }
+    console.progress("");
+    if (json())
+      console.out << report.json().dump(1) << '\n';
+    else
+      console.out << report.text();
+    if (report.num_results() == 0) throw Error(ErrorKind::argument, "--scan all: every scan refuses this problem");
+    return options_.wants_check() && !report.passed() ? exit_check_failed : exit_right;
+  }
+
+ private:
+  [[nodiscard]] LinearTensors read() const {
+    SafetensorsFile file(options_.input);
+    for (const char* later : {"beta", "bonus"})
+      if (file.has(later))
+        throw Error(ErrorKind::argument,
+                    fmt::format("{}: tensor '{}' belongs to the kinds delta, gated_delta, kda and rwkv6, which are not there yet",
+                                options_.input, later));
+    LinearTensors tensors;
+    tensors.q = in_dtype(file.read("q"), options_.dtype);
+    tensors.k = in_dtype(file.read("k"), options_.dtype);
+    tensors.v = in_dtype(file.read("v"), options_.dtype);
+    tensors.log_decay = convert(file.read_if_there("log_decay"), f32);
+    tensors.state_in = convert(file.read_if_there("state_in"), f32);
+    if (options_.forward_only) return tensors;
+    tensors.dout = in_dtype(file.read_if_there("dout"), options_.dtype);
+    tensors.dstate_out = convert(file.read_if_there("dstate_out"), f32);
+    if (tensors.dstate_out.present() && !tensors.dout.present())
+      throw Error(ErrorKind::argument,
+                  fmt::format("{}: it has dstate_out but no dout; gradients need both, zeros if one is not used", options_.input));
+    return tensors;
+  }
+
+  void write(const LinearResult& result, RunReport& report, const char* scan) const {
+    if (options_.output.empty()) return;
+    std::vector<NamedTensor> named = {{"out", &result.out}, {"state_out", &result.state_out}};
+    for (const NamedTensor& gradient : {NamedTensor{"dq", &result.dq}, NamedTensor{"dk", &result.dk}, NamedTensor{"dv", &result.dv},
+                                        NamedTensor{"dlog_decay", &result.dlog_decay}, NamedTensor{"dstate_in", &result.dstate_in}})
+      if (gradient.tensor->present()) named.push_back(gradient);
+    write_safetensors(options_.output, named);
+    report.note(fmt::format("wrote {} ({})", options_.output, scan));
+  }
+
+  RunOptions options_;
+  std::string kind_, scan_ = "all_gather";
+};
+
+}  // namespace
+
+std::unique_ptr<Subcommand> make_run_linear(CLI::App& parent) { return std::make_unique<RunLinear>(parent); }
+
+}  // namespace seqccl::command

@@ -1,0 +1,61 @@
+// run_options.cpp - options that `run attention` and `run linear` share.
+// SPDX-License-Identifier: Apache-2.0
+#include "command/run_options.hpp"
+
+#include <fmt/format.h>
+
+#include "command/options.hpp"
+#include "seqccl/error.hpp"
+
+namespace seqccl::command {
+
+void RunOptions::add_to(CLI::App& app) {
+  app.add_option("-i,--input", input, "File of whole tensors (safetensors)")->required();
+  app.add_option("-o,--output", output, "File to write the results to (safetensors); replaced as a whole or not at all");
+  app.add_option("-p,--ranks", num_ranks, "Number of ranks")->capture_default_str();
+  app.add_option("-x,--transport", transport, "How ranks meet: threads")->capture_default_str();
+  app.add_option("--partition", partition, "contiguous|zigzag|striped|uneven:T0,T1,...")->capture_default_str();
+  app.add_option("--dtype", dtype, "Convert the inputs: f32|f16|bf16 (default: as in the file)");
+  app.add_option("--scale", scale, "Factor on the scores (default: 1/sqrt(D) for softmax, 1 for linear)");
+  app.add_option("--mesh", mesh, "heads:U,outer:O,inner:I");
+  app.add_option("--nodes", nodes, "KxM: K nodes of M ranks, for the choice of method");
+  app.add_option("--repeat", repeat, "Timed runs; the median is shown")->capture_default_str()->check(CLI::Range(1, 1000000));
+  app.add_option("--warmup", warmup, "Runs before the timed ones")->capture_default_str()->check(CLI::Range(0, 1000000));
+  app.add_option("--threads", num_threads, "Kernel threads per rank (default: cores / ranks)")->check(CLI::Range(1, 4096));
+  app.add_option("--timeout", timeout_s, "Seconds after which a rank that does nothing counts as stalled")->capture_default_str();
+  app.add_flag("--forward-only", forward_only, "No gradients, even if the file has dout");
+  app.add_flag("--check{auto}", check, "Compare with the double reference; --check=full: all rows and gradients, however long");
+}
+
+RunSettings RunOptions::settings() const {
+  require_ranks(num_ranks);
+  require_transport(transport);
+  if (!check.empty() && check != "auto" && check != "full")
+    throw Error(ErrorKind::argument, fmt::format("--check: '{}' is not known, want --check or --check=full", check));
+  if (!(timeout_s > 0) || timeout_s > 1e9)
+    throw Error(ErrorKind::argument, fmt::format("--timeout: {} is not right, want seconds above 0", timeout_s));
+  RunSettings settings;
+  settings.num_ranks = static_cast<int>(num_ranks);
+  settings.repeat = repeat;
+  settings.warmup = warmup;
+  settings.num_threads = num_threads;
+  settings.timeout_s = timeout_s;
+  settings.topology = parse_nodes(nodes, settings.num_ranks);
+  settings.trace = !trace.empty();
+  if (!mesh.empty()) {
+    const Mesh parsed = parse_mesh(mesh);
+    if (parsed.num_ranks() != settings.num_ranks)
+      throw Error(ErrorKind::argument, fmt::format("--mesh: {} has {} ranks, want {}", mesh, parsed.num_ranks(), settings.num_ranks));
+    if (!parsed.is_flat())
+      throw Error(ErrorKind::argument, fmt::format("--mesh: {} is not there yet; this version has flat meshes, inner:{}", mesh, num_ranks));
+  }
+  return settings;
+}
+
+HostTensor in_dtype(HostTensor tensor, const std::string& dtype) {
+  if (!tensor.present()) return tensor;
+  if (!dtype.empty()) return convert(tensor, parse_dtype(dtype));
+  return tensor.dtype == DType::f64 ? convert(tensor, f32) : tensor;
+}
+
+}  // namespace seqccl::command

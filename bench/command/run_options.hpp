@@ -1,0 +1,33 @@
+// run_options.hpp - options that `run attention` and `run linear` share.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <optional>
+#include <string>
+
+#include "command/check.hpp"
+#include "command/measure.hpp"
+#include "command/safetensors.hpp"
+
+namespace seqccl::command {
+
+struct RunOptions {
+  std::string input, output, transport = "threads", partition = "contiguous", dtype, nodes, mesh, check, trace;
+  std::int64_t num_ranks = 4;
+  std::optional<double> scale;
+  int repeat = 1, warmup = 0, num_threads = 0;
+  double timeout_s = 600;
+  bool forward_only = false;
+
+  void add_to(CLI::App& app);
+  /// Checks what needs no tensors: ranks, transport, mesh, --check. @throws Error(argument)
+  [[nodiscard]] RunSettings settings() const;
+  [[nodiscard]] bool wants_check() const noexcept { return !check.empty(); }
+  [[nodiscard]] CheckLevel check_level() const noexcept { return check == "full" ? CheckLevel::full : CheckLevel::automatic; }
+};
+
+/// The tensor in the type that collectives take: converted to `dtype` if one is named, f64 to f32 otherwise.
+[[nodiscard]] HostTensor in_dtype(HostTensor tensor, const std::string& dtype);
+
+}  // namespace seqccl::command

@@ -1,0 +1,108 @@
+// shape_options.cpp - problems that are described by numbers instead of a file: for bench, explain and draw.
+// SPDX-License-Identifier: Apache-2.0
+#include "command/shape_options.hpp"
+
+#include <fmt/format.h>
+
+#include <charconv>
+
+#include "command/options.hpp"
+#include "seqccl/error.hpp"
+
+namespace seqccl::command {
+namespace {
+
+const CLI::Range size_range(std::int64_t{1}, std::int64_t{1} << 40, "a size of at least 1");
+
+/// "LATENCY_US,GB_S"
+LinkClass parse_link(const char* option, const std::string& text) {
+  double numbers[2] = {0, 0};
+  const char *at = text.data(), *end = at + text.size();
+  for (int i = 0; i < 2; ++i) {
+    const auto [next, error] = std::from_chars(at, end, numbers[i]);
+    const bool is_last = i == 1;
+    if (error != std::errc{} || (is_last ? next != end : next == end || *next != ','))
+      throw Error(ErrorKind::argument, fmt::format("{}: '{}' is not right, want LATENCY_US,GB_PER_S such as 2,10", option, text));
+    at = next + 1;
+  }
+  if (!(numbers[0] >= 0) || !(numbers[1] > 0) || numbers[0] > 1e9 || numbers[1] > 1e9)
+    throw Error(ErrorKind::argument, fmt::format("{}: '{}' is not right, want a latency >= 0 and a rate > 0", option, text));
+  return {numbers[0] * 1e-6, numbers[1] * 1e9};
+}
+
+void require_tokens(std::int64_t num_tokens) {
+  if (num_tokens < 1 || num_tokens > std::int64_t{1} << 40)
+    throw Error(ErrorKind::argument, fmt::format("--tokens: {} is not right, want 1 to 2^40", num_tokens));
+}
+
+}  // namespace
+
+void AttentionShape::add_to(CLI::App& app) {
+  app.add_option("--batch", batch, "B")->capture_default_str()->check(size_range);
+  app.add_option("--q-heads", q_heads, "Hq")->capture_default_str()->check(size_range);
+  app.add_option("--kv-heads", kv_heads, "Hkv, a divisor of Hq")->capture_default_str()->check(size_range);
+  app.add_option("--head-dim", head_dim, "D")->capture_default_str()->check(size_range);
+  app.add_option("--v-head-dim", v_head_dim, "Dv (default: D)")->check(size_range);
+  app.add_option("--dtype", dtype, "f32|f16|bf16")->capture_default_str();
+  app.add_option("--mask", mask, "full|causal|prefix:LEN|window:LEFT,RIGHT|documents:LEN,LEN,...|slices:FILE, joined by +")
+      ->capture_default_str();
+  app.add_option("--partition", partition, "contiguous|zigzag|striped|uneven:T0,T1,...")->capture_default_str();
+}
+
+AttentionSpec AttentionShape::spec(std::int64_t num_tokens, int num_ranks) const {
+  require_tokens(num_tokens);
+  if (q_heads % kv_heads != 0)
+    throw Error(ErrorKind::argument, fmt::format("--kv-heads: {} is not right, want a divisor of --q-heads {}", kv_heads, q_heads));
+  AttentionSpec spec;
+  spec.batch = batch;
+  spec.q_heads = q_heads;
+  spec.kv_heads = kv_heads;
+  spec.head_dim = head_dim;
+  spec.v_head_dim = v_head_dim;
+  spec.dtype = parse_dtype(dtype);
+  spec.mask = parse_mask(mask);
+  spec.partition = parse_partition(partition, num_tokens, num_ranks);
+  return spec;
+}
+
+void LinearShape::add_to(CLI::App& app) {
+  app.add_option("--batch", batch, "B")->capture_default_str()->check(size_range);
+  app.add_option("--heads", heads, "H")->capture_default_str()->check(size_range);
+  app.add_option("--head-dim", head_dim, "Dk")->capture_default_str()->check(size_range);
+  app.add_option("--v-head-dim", v_head_dim, "Dv (default: Dk)")->check(size_range);
+  app.add_option("--dtype", dtype, "f32|f16|bf16")->capture_default_str();
+  app.add_option("--kind", kind, "basic|constant_decay|scalar_gate|vector_gate")->capture_default_str();
+  app.add_option("--partition", partition, "contiguous|zigzag|uneven:T0,T1,...")->capture_default_str();
+}
+
+LinearSpec LinearShape::spec(std::int64_t num_tokens, int num_ranks) const {
+  require_tokens(num_tokens);
+  LinearSpec spec;
+  spec.batch = batch;
+  spec.heads = heads;
+  spec.head_dim = head_dim;
+  spec.v_head_dim = v_head_dim;
+  spec.dtype = parse_dtype(dtype);
+  spec.kind = parse_kind(kind);
+  spec.partition = parse_partition(partition, num_tokens, num_ranks);
+  spec.state_out = true;
+  return spec;
+}
+
+void ClusterOptions::add_to(CLI::App& app) {
+  app.add_option("--nodes", nodes, "KxM: K nodes of M ranks (default: one node)");
+  app.add_option("--inside", inside, "Links inside a node: LATENCY_US,GB_PER_S (default: threads of one machine)");
+  app.add_option("--between", between, "Links between nodes: LATENCY_US,GB_PER_S");
+  app.add_option("--gflops", gflops, "GFLOP/s of a rank's kernels")->check(CLI::Range(1e-6, 1e9));
+}
+
+Cluster ClusterOptions::cluster(int num_ranks) const {
+  Cluster cluster = Cluster::thread_ranks();
+  cluster.topology = parse_nodes(nodes, num_ranks);
+  if (!inside.empty()) cluster.inside = parse_link("--inside", inside);
+  if (!between.empty()) cluster.between = parse_link("--between", between);
+  if (gflops > 0) cluster.flops_per_s = gflops * 1e9;
+  return cluster;
+}
+
+}  // namespace seqccl::command

@@ -1,0 +1,43 @@
+// shape_options.hpp - problems that are described by numbers instead of a file: for bench, explain and draw.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+
+#include "seqccl/attention.hpp"
+#include "seqccl/linear_attention.hpp"
+#include "seqccl/simulate.hpp"
+
+namespace seqccl::command {
+
+/// Softmax attention.
+struct AttentionShape {
+  std::int64_t batch = 1, q_heads = 8, kv_heads = 2, head_dim = 64, v_head_dim = 0;
+  std::string dtype = "f32", mask = "causal", partition = "zigzag";
+
+  void add_to(CLI::App& app);
+  /// @throws Error(argument)
+  [[nodiscard]] AttentionSpec spec(std::int64_t num_tokens, int num_ranks) const;
+};
+
+/// Linear attention.
+struct LinearShape {
+  std::int64_t batch = 1, heads = 8, head_dim = 64, v_head_dim = 0;
+  std::string dtype = "f32", partition = "contiguous", kind = "scalar_gate";
+
+  void add_to(CLI::App& app);
+  [[nodiscard]] LinearSpec spec(std::int64_t num_tokens, int num_ranks) const;
+};
+
+/// The machine that explain and draw simulate.
+struct ClusterOptions {
+  std::string nodes, inside, between;
+  double gflops = 0;
+
+  void add_to(CLI::App& app);
+  [[nodiscard]] Cluster cluster(int num_ranks) const;
+};
+
+}  // namespace seqccl::command

@@ -1,0 +1,18 @@
+# What the library and its tools are built from. test/run and bench/quickstart install these.
+find_package(Threads REQUIRED)
+find_package(fmt REQUIRED)
+find_package(PkgConfig QUIET)
+find_path(SEQCCL_HWY_INCLUDE hwy/highway.h REQUIRED)
+find_library(SEQCCL_HWY_LIBRARY hwy REQUIRED)
+add_library(seqccl_hwy INTERFACE)
+target_include_directories(seqccl_hwy SYSTEM INTERFACE ${SEQCCL_HWY_INCLUDE})
+target_link_libraries(seqccl_hwy INTERFACE ${SEQCCL_HWY_LIBRARY})
+
+if(SEQCCL_BUILD_BENCH)
+  find_package(CLI11 REQUIRED)
+  find_package(nlohmann_json REQUIRED)
+  find_package(benchmark REQUIRED)
+endif()
+if(SEQCCL_BUILD_TESTS)
+  find_package(GTest REQUIRED)
+endif()

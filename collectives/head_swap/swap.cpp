@@ -1,0 +1,101 @@
+// swap.cpp - the messages and copies of a head swap.
+// SPDX-License-Identifier: Apache-2.0
+#include "swap.hpp"
+
+#include <algorithm>
+
+SEQCCL_BEGIN
+namespace collectives {
+
+HeadShares even_shares(std::int64_t num_heads, int num_ranks) {
+  HeadShares shares;
+  for (std::int64_t rank = 0; rank < num_ranks; ++rank) {
+    const auto first = static_cast<std::int32_t>(rank * num_heads / num_ranks);
+    shares.push_back({first, static_cast<std::int32_t>((rank + 1) * num_heads / num_ranks) - first});
+  }
+  return shares;
+}
+
+SwapRows::SwapRows(const Partition& partition) : landings(partition.num_ranks()) {
+  struct Run {
+    Rank owner;
+    std::int64_t local;
+    Segment tokens;
+  };
+  std::vector<Run> runs;
+  for (Rank owner = 0; owner < partition.num_ranks(); ++owner)
+    for (std::int64_t local = 0; const Segment& segment : partition.segments(owner)) {
+      runs.push_back({owner, local, segment});
+      local += segment.count;
+    }
+  if (partition.has_contiguous_segments())
+    std::sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) { return a.tokens.first < b.tokens.first; });
+  for (const Run& run : runs) {
+    landings[run.owner].push_back({{run.local, run.tokens.count}, {num_rows, run.tokens.count}});
+    Piece* last = pieces.empty() ? nullptr : &pieces.back();
+    if (last != nullptr && last->tokens.step == 1 && run.tokens.step == 1 && last->tokens.last() + 1 == run.tokens.first)
+      last->tokens.count += run.tokens.count;
+    else
+      pieces.push_back({num_rows, run.tokens});
+    num_rows += run.tokens.count;
+  }
+}
+
+Block Swap::scratch(DType dtype, const HeadShares& shares, std::int64_t dim) {
+  return plan_.scratch(dtype, {batch_, rows_.num_rows, shares[plan_.rank()].count, dim});
+}
+
+void Swap::copy(const Block& from, const Block& to) {
+  if (!from.empty()) plan_.compute(Copy{from, to});
+}
+
+Block Swap::enter(const Block& tokens, const HeadShares& shares, Messages& messages) {
+  const Slot slot = plan_.slot(tokens);
+  const Block all = scratch(slot.dtype, shares, slot.dim);
+  for (int i = 0; i < plan_.num_ranks(); ++i) {
+    const Rank to = right(i), from = left(i);
+    const Block his = tokens.heads(shares[to].first, shares[to].count);
+    if (i == 0) {
+      for (const auto& [local, row] : rows_.landings[to]) copy(his.tokens(local.first, local.count), all.tokens(row.first, row.count));
+      continue;
+    }
+    const Block packed = plan_.sendable(his);
+    for (const auto& [local, row] : rows_.landings[plan_.rank()]) messages.sends.push_back({to, packed.tokens(local.first, local.count)});
+    for (const auto& [local, row] : rows_.landings[from]) messages.receives.push_back({from, all.tokens(row.first, row.count)});
+  }
+  return all;
+}
+
+std::vector<Swap::Returned> Swap::leave(const Block& all, const HeadShares& shares, Messages& messages) {
+  const Slot slot = plan_.slot(all);
+  std::vector<Returned> result;
+  for (Rank from = 0; from < plan_.num_ranks(); ++from)
+    result.push_back({from, plan_.scratch(slot.dtype, {slot.batch, own_tokens_, shares[from].count, slot.dim}), shares[from]});
+  for (int i = 0; i < plan_.num_ranks(); ++i) {
+    const Rank to = right(i), from = left(i);
+    for (const auto& [local, row] : rows_.landings[to]) {
+      const Block rows = all.tokens(row.first, row.count);
+      if (i == 0) copy(rows, result[to].block.tokens(local.first, local.count));
+      else messages.sends.push_back({to, rows});
+    }
+    if (i == 0) continue;
+    for (const auto& [local, row] : rows_.landings[plan_.rank()])
+      messages.receives.push_back({from, result[from].block.tokens(local.first, local.count)});
+  }
+  return result;
+}
+
+void Swap::settle(const std::vector<Returned>& returned, const Block& to) {
+  std::int32_t filled = 0;  // shares are ascending and overlap at most in heads already there
+  for (const auto& [from, block, heads] : returned) {
+    const std::int32_t end = heads.first + heads.count, shared = std::clamp(filled, heads.first, end) - heads.first;
+    if (shared > 0 && !block.empty()) plan_.compute(Add{block.heads(0, shared), to.heads(heads.first, shared)}, from);
+    if (shared < heads.count) {
+      copy(block.heads(shared, heads.count - shared), to.heads(heads.first + shared, heads.count - shared));
+      filled = end;
+    }
+  }
+}
+
+}  // namespace collectives
+SEQCCL_END

@@ -1,0 +1,72 @@
+// collectives.hpp - the pure functions that record each method's schedule.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "seqccl/attention.hpp"
+#include "seqccl/linear_attention.hpp"
+#include "seqccl/movement.hpp"
+#include "seqccl/recorder.hpp"
+
+SEQCCL_BEGIN
+
+/// What a recording may assume beyond the spec.
+struct RecordOptions {
+  bool inputs_sendable = true;       // the caller's tensors are contiguous along tokens: sends read them in place
+  bool native_collectives = false;   // the transport has its own collectives: hint at them where an exchange is one
+};
+
+namespace collectives {
+
+// Softmax attention. Each is collectives/<method>/schedule.cpp; notes.md beside it has derivation, cost and source.
+[[nodiscard]] Schedule ring_forward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
+[[nodiscard]] Schedule ring_backward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
+[[nodiscard]] Schedule kv_all_gather_forward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
+[[nodiscard]] Schedule kv_all_gather_backward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
+[[nodiscard]] Schedule head_swap_forward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
+[[nodiscard]] Schedule head_swap_backward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
+[[nodiscard]] Schedule token_ring_forward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
+
+// Linear attention: local work around a scan of states (collectives/state_scan).
+[[nodiscard]] Schedule linear_forward(const LinearSpec& spec, Rank rank, const RecordOptions& options = {});
+[[nodiscard]] Schedule linear_backward(const LinearSpec& spec, Rank rank, const RecordOptions& options = {});
+
+// Movement without kernels, beside the methods they share code with. The caller's tensors are the slots that are not scratch, in
+// the order of the arguments of movement.hpp; absent ones have none.
+[[nodiscard]] Schedule head_swap_to_heads(const HeadSwapSpec& spec, Rank rank, const RecordOptions& options = {});
+[[nodiscard]] Schedule head_swap_to_tokens(const HeadSwapSpec& spec, Rank rank, const RecordOptions& options = {});
+[[nodiscard]] Rows head_swap_heads(const HeadSwapSpec& spec, Rank rank);
+[[nodiscard]] std::vector<Piece> head_swap_pieces(const HeadSwapSpec& spec);
+[[nodiscard]] Schedule kv_gather(const KvAllGatherSpec& spec, Rank rank, const RecordOptions& options = {});
+[[nodiscard]] Schedule kv_reduce(const KvAllGatherSpec& spec, Rank rank, const RecordOptions& options = {});
+[[nodiscard]] std::vector<Piece> kv_gather_pieces(const KvAllGatherSpec& spec, Rank rank);
+[[nodiscard]] Schedule state_scan(const StateScanSpec& spec, Rank rank, const RecordOptions& options = {});
+/// `states`: dtypes and extents of the step's tensors. `step` must outlive the schedule.
+[[nodiscard]] Schedule ring_blocks(const RingSpec& spec, Rank rank, const RecordOptions& options, const RingStep& step,
+                                   std::span<const Slot> states);
+
+}  // namespace collectives
+
+/// One row of the table of softmax methods.
+struct MethodEntry {
+  Method method;
+  const char* name;
+  Schedule (*forward)(const AttentionSpec&, Rank, const RecordOptions&);
+  Schedule (*backward)(const AttentionSpec&, Rank, const RecordOptions&);  // nullptr: not there yet
+};
+[[nodiscard]] std::span<const MethodEntry> method_table() noexcept;
+[[nodiscard]] const MethodEntry& entry_of(Method method);
+
+/// Schedules of all ranks, for the checker and the simulator.
+template <class Spec>
+[[nodiscard]] std::vector<Schedule> record_all(Schedule (*record)(const Spec&, Rank, const RecordOptions&), const Spec& spec,
+                                               const RecordOptions& options = {}) {
+  std::vector<Schedule> schedules;
+  for (Rank rank = 0; rank < spec.partition.num_ranks(); ++rank) schedules.push_back(record(spec, rank, options));
+  return schedules;
+}
+
+SEQCCL_END

@@ -1,0 +1,101 @@
+// communicator.hpp - a rank's handle on its peers: transport, arena, timeout, topology.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "seqccl/mesh.hpp"
+#include "seqccl/transport.hpp"
+
+SEQCCL_BEGIN
+
+/// Memory from Communicator::allocate: 64-byte aligned, freed with this object. Move-only.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(std::size_t num_bytes);
+  [[nodiscard]] std::byte* data() const noexcept { return data_.get(); }
+  [[nodiscard]] std::size_t num_bytes() const noexcept { return num_bytes_; }
+
+ private:
+  struct Free {
+    void operator()(std::byte* memory) const noexcept;
+  };
+  std::unique_ptr<std::byte, Free> data_;
+  std::size_t num_bytes_ = 0;
+};
+
+/// Communicator
+/// ============
+///
+/// One per rank; move-only. Operations of one communicator run one after the other and share its arena, which grows to the
+/// largest need and is never given back; repeated runs allocate nothing. Must outlive the Attention ... objects made on it.
+///
+/// Thread safety: one thread at a time, except abort() and received_bytes(), which any thread may call at any moment.
+///
+/// After an Error other than `argument` the communicator is failed: every later call throws the first cause.
+class Communicator {
+ public:
+  Communicator(std::unique_ptr<Transport> transport, int ranks_on_host);
+  ~Communicator();
+  Communicator(Communicator&&) noexcept;
+  Communicator& operator=(Communicator&&) noexcept;
+
+  [[nodiscard]] Rank rank() const noexcept;
+  [[nodiscard]] int size() const noexcept;
+
+  /// How long a peer may neither begin nor end a step before it counts as stalled. Default 10 minutes. @throws Error(argument) if <= 0
+  void set_timeout(std::chrono::nanoseconds timeout);
+  [[nodiscard]] std::chrono::nanoseconds timeout() const noexcept;
+
+  /// Who shares a node; set by hand, the same on all ranks. @throws Error(argument) if it does not name every rank
+  void set_topology(Topology topology);
+  [[nodiscard]] const Topology& topology() const noexcept;
+
+  /// Threads that kernels of this rank may use. Default: OMP_NUM_THREADS if set, else cores / ranks on this host, at least 1.
+  void set_num_threads(int num_threads);
+  [[nodiscard]] int num_threads() const noexcept;
+
+  /// Memory that transports move fastest.
+  [[nodiscard]] Buffer allocate(std::size_t num_bytes);
+
+  /// Ends the group on all ranks: their waits throw Error(local) that names this rank and `reason`. Any thread.
+  void abort(const std::string& reason) noexcept;
+
+  /// Bytes and messages received from each rank so far, counted in the transport.
+  [[nodiscard]] std::vector<std::uint64_t> received_bytes() const;
+  [[nodiscard]] std::vector<std::uint64_t> received_messages() const;
+
+  // --- For methods and executors. ---
+  [[nodiscard]] Transport& transport() noexcept;
+  /// At least `num_bytes` of arena; grows it if needed (contents are lost).
+  [[nodiscard]] std::byte* arena(std::size_t num_bytes);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// Ranks as threads of this process
+/// ================================
+///
+///     run_ranks(4, [](Communicator& comm) { ... });        // returns when all ranks have returned
+///
+/// A rank that throws fails the group: the others' waits end with an error that names it. The first cause is rethrown
+/// after all threads are joined.
+struct RankThreads {
+  std::chrono::nanoseconds timeout = std::chrono::minutes(10);
+  Topology topology{};
+  int num_threads = 0;  // kernel threads per rank; 0: cores / ranks
+};
+void run_ranks(int num_ranks, const std::function<void(Communicator&)>& body, const RankThreads& options = {});
+
+/// The same without the threads: one communicator per rank, to be used from a thread each (frameworks with their own threads).
+[[nodiscard]] std::vector<Communicator> thread_communicators(int num_ranks);
+
+SEQCCL_END

@@ -1,0 +1,14 @@
+// seqccl.hpp - everything a user needs. Extenders also include collectives.hpp, recorder.hpp, check.hpp, execute.hpp.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "seqccl/attention.hpp"
+#include "seqccl/communicator.hpp"
+#include "seqccl/error.hpp"
+#include "seqccl/linear_attention.hpp"
+#include "seqccl/mask.hpp"
+#include "seqccl/mesh.hpp"
+#include "seqccl/movement.hpp"
+#include "seqccl/partition.hpp"
+#include "seqccl/tensor.hpp"
+#include "seqccl/version.hpp"

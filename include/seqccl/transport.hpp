@@ -1,0 +1,100 @@
+// transport.hpp - moving bytes between ranks: all that a host transport has to know.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "seqccl/error.hpp"
+#include "seqccl/schedule.hpp"
+
+SEQCCL_BEGIN
+
+using SteadyClock = std::chrono::steady_clock;
+
+/// One message. The i-th send from A to B on a lane meets B's i-th armed receive from A on that lane.
+struct Message {
+  Rank peer = 0;
+  Lane lane = Lane::comm;
+  std::byte* data = nullptr;
+  std::size_t num_bytes = 0;
+  std::uint64_t flag = 0;  // plan fingerprint and run: sender and receiver must agree
+};
+
+/// How a rank waits: `spins` polls, then `yields` polls with a yield between them, then it blocks until it is woken.
+struct WaitPolicy {
+  int spins = 20;
+  int yields = 200;
+  /// Ranks on the host against the cores this process may use: spin long when every rank has a core, else yield soon.
+  [[nodiscard]] static WaitPolicy for_host(int ranks_on_host);
+  [[nodiscard]] std::string describe() const;
+};
+
+/// What a rank is doing, for whoever waits for it. Written by its own threads only, read by all.
+struct RankStatus {
+  std::atomic<std::uint64_t> operation{0};    // operations begun
+  std::atomic<std::uint64_t> finished{0};     // operations ended
+  std::atomic<std::int64_t> progress_ns{0};   // SteadyClock time of the last step begun or ended, or tile finished
+  std::atomic<std::int32_t> compute_step{-1};  // index in Schedule::steps, -1: not computing
+  std::atomic<std::int32_t> waiting_for{-1};  // peer that the oldest unfinished message is with, -1: not waiting
+  std::atomic<bool> left{false};              // destroyed its communicator
+};
+
+/// Transport: one rank's end
+/// =========================
+///
+/// A put needs a credit. `arm` gives the sender leave to write into the receiver's memory and returns a ticket; `try_send`
+/// writes and announces the arrival if the credit is there; `arrived` tells. Per ordered pair and lane the counters only
+/// grow, nothing is ever reset, and the credit carries the address: no round trip, nothing allocated in the steady state.
+///
+///     receiver   arm ─── credit (address, bytes, flag) ──▶ try_send ─ one copy ─ arrival ──▶ arrived        sender
+///
+/// Calls come from one thread of the rank at a time, except wake() and abort(). A flag or size that differs throws
+/// Error(mismatched) at the sender and fails the group.
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  [[nodiscard]] virtual Rank rank() const noexcept = 0;
+  [[nodiscard]] virtual int num_ranks() const noexcept = 0;
+
+  /// Grants one credit for `receive`; the memory must stay untouched until arrived(). Returns the ticket to ask with.
+  [[nodiscard]] virtual std::uint64_t arm(const Message& receive) = 0;
+  /// True once the bytes are handed over and `send.data` may change; false while there is no credit.
+  [[nodiscard]] virtual bool try_send(const Message& send) = 0;
+  [[nodiscard]] virtual bool arrived(Rank peer, Lane lane, std::uint64_t ticket) = 0;
+
+  /// Throws what ended the group: a rank that died, left, stalled, mismatched or aborted.
+  virtual void check() = 0;
+  /// Called between polls, `attempt` counting from 0: spins, yields or blocks (at most until `deadline`).
+  virtual void idle(int attempt, SteadyClock::time_point deadline) = 0;
+  /// Wakes this rank's own threads out of idle().
+  virtual void wake() noexcept = 0;
+  /// Ends the group for all ranks: every wait throws `error`. The first call wins. Any thread.
+  virtual void abort(const Error& error) noexcept = 0;
+  /// What rank `rank` is doing.
+  [[nodiscard]] virtual RankStatus& status(Rank rank) noexcept = 0;
+  /// A text that describes this rank's current operation, for comparison on a mismatch.
+  virtual void describe_operation(const std::string& text) = 0;
+
+  /// Bytes received from each rank since the start, counted where they arrive.
+  [[nodiscard]] virtual std::vector<std::uint64_t> received_bytes() const = 0;
+  [[nodiscard]] virtual std::vector<std::uint64_t> received_messages() const = 0;
+};
+
+/// Waits until `done()` is true, in the transport's manner. Every wait in the library is this one.
+/// Returns false if `deadline` passes first. @throws what Transport::check throws
+template <class Done>
+bool wait_until(Transport& transport, SteadyClock::time_point deadline, Done&& done) {
+  for (int attempt = 0;; ++attempt) {
+    if (done()) return true;
+    transport.check();
+    if (attempt > 64 && SteadyClock::now() >= deadline) return false;
+    transport.idle(attempt, deadline);
+  }
+}
+
+SEQCCL_END

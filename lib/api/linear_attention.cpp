@@ -1,0 +1,146 @@
+// linear_attention.cpp - the LinearAttention class: binds the caller's tensors, runs the plan.
+// SPDX-License-Identifier: Apache-2.0
+#include "seqccl/linear_attention.hpp"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "operation.hpp"
+#include "seqccl/collectives.hpp"
+#include "seqccl/explain.hpp"
+#include "seqccl/simulate.hpp"
+
+SEQCCL_BEGIN
+
+struct LinearAttention::State {
+  Communicator* comm;
+  LinearSpec spec;
+  PlannedPass forward, backward;
+  Buffer unwanted_states;  // where entering states go that the caller does not ask for
+
+  [[nodiscard]] std::int64_t tokens() const { return spec.partition.tokens_on(comm->rank()); }
+  [[nodiscard]] std::int64_t runs() const { return static_cast<std::int64_t>(spec.partition.segments(comm->rank()).size()); }
+
+  /// Checks q, k, v, log_decay.
+  void require_inputs(const char* who, const LinearInputs& inputs) const {
+    require(who, "q", inputs.q, spec.dtype, {spec.batch, tokens(), spec.heads, spec.head_dim});
+    require(who, "k", inputs.k, spec.dtype, {spec.batch, tokens(), spec.heads, spec.head_dim});
+    require(who, "v", inputs.v, spec.dtype, {spec.batch, tokens(), spec.heads, spec.dim_v()});
+    require_decay(who, "log_decay", inputs.log_decay);
+  }
+  void require_decay(const char* who, const char* name, const ConstTensorView& view) const {
+    if (spec.kind == LinearKind::constant_decay) require(who, name, view, f32, {spec.heads});
+    if (spec.kind == LinearKind::scalar_gate) require(who, name, view, f32, {spec.batch, tokens(), spec.heads});
+    if (spec.kind == LinearKind::vector_gate) require(who, name, view, f32, {spec.batch, tokens(), spec.heads, spec.head_dim});
+  }
+  /// A decay, or its gradient, as a slot (B, T, H, 1 | Dk) or (1, 1, H, 1).
+  template <class View>
+  [[nodiscard]] View decay_slot(const View& view) const {
+    if (spec.kind == LinearKind::constant_decay) return rearranged(view, {-1, -1, 0, -1});
+    if (spec.kind == LinearKind::scalar_gate) return rearranged(view, {0, 1, 2, -1});
+    return view;
+  }
+  /// A state (B, H, Dk, Dv) as a slot (B, 1, H, Dk Dv), checked. Absent stays absent.
+  template <class View>
+  [[nodiscard]] View state_slot(const char* who, const char* name, const View& view) const {
+    require(who, name, view, f32, {spec.batch, spec.heads, spec.head_dim, spec.dim_v()});
+    const View flat = joined(who, name, view);
+    return rearranged(flat, {0, -1, 1, 2});
+  }
+  void bind_inputs(Bindings& memory, const LinearInputs& inputs) const {
+    memory.bind(Tensor::q, inputs.q);
+    memory.bind(Tensor::k, inputs.k);
+    memory.bind(Tensor::v, inputs.v);
+    if (spec.kind != LinearKind::basic) memory.bind(Tensor::log_decay, decay_slot(inputs.log_decay));
+  }
+};
+
+LinearAttention::LinearAttention(Communicator& comm, LinearSpec spec) {
+  validate(spec, comm.size());
+  state_ = std::make_unique<State>(State{&comm, std::move(spec), PlannedPass({}), PlannedPass({}), Buffer{}});
+  State* state = state_.get();
+  state->forward = PlannedPass([state](bool sendable) {
+    return collectives::linear_forward(state->spec, state->comm->rank(), {.inputs_sendable = sendable});
+  });
+  state->backward = PlannedPass([state](bool sendable) {
+    return collectives::linear_backward(state->spec, state->comm->rank(), {.inputs_sendable = sendable});
+  });
+}
+LinearAttention::~LinearAttention() = default;
+LinearAttention::LinearAttention(LinearAttention&&) noexcept = default;
+LinearAttention& LinearAttention::operator=(LinearAttention&&) noexcept = default;
+
+void LinearAttention::forward(const LinearInputs& inputs, const LinearOutputs& outputs) {
+  const char* who = "LinearAttention::forward";
+  const LinearSpec& spec = state_->spec;
+  state_->require_inputs(who, inputs);
+  require(who, "out", outputs.out, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.dim_v()});
+  require_distinct(who, {{"q", inputs.q}, {"k", inputs.k}, {"v", inputs.v}, {"log_decay", inputs.log_decay}, {"state_in", inputs.state_in}},
+                   {{"out", outputs.out}, {"entering_state", outputs.entering_state}, {"state_out", outputs.state_out}});
+
+  const Schedule& schedule = state_->forward.schedule(true);
+  Bindings memory(schedule, state_->comm->arena(schedule.workspace_bytes));
+  state_->bind_inputs(memory, inputs);
+  memory.bind(Tensor::out, outputs.out);
+
+  TensorView entering = outputs.entering_state;
+  if (!entering) {
+    const auto num_bytes = static_cast<std::size_t>(spec.batch * state_->runs() * spec.heads * spec.head_dim * spec.dim_v()) * size_bytes(f32);
+    if (state_->unwanted_states.num_bytes() < num_bytes) state_->unwanted_states = state_->comm->allocate(num_bytes);
+    entering = view(static_cast<void*>(state_->unwanted_states.data()), f32, {spec.batch, state_->runs(), spec.heads, spec.head_dim, spec.dim_v()});
+  }
+  require(who, "entering_state", entering, f32, {spec.batch, state_->runs(), spec.heads, spec.head_dim, spec.dim_v()});
+  memory.bind(Tensor::entering_state, joined(who, "entering_state", entering));
+  if (schedule.find(Tensor::state_in) != no_slot) memory.bind(Tensor::state_in, state_->state_slot(who, "state_in", inputs.state_in));
+  if (schedule.find(Tensor::state_out) != no_slot) memory.bind(Tensor::state_out, state_->state_slot(who, "state_out", outputs.state_out));
+  run_on(*state_->comm, memory, schedule.name + "\n" + spec.describe(), {}, nullptr);
+}
+
+void LinearAttention::backward(const LinearInputs& inputs, const LinearOutputGradients& gradients, const LinearInputGradients& results) {
+  const char* who = "LinearAttention::backward";
+  const LinearSpec& spec = state_->spec;
+  state_->require_inputs(who, inputs);
+  require(who, "dout", gradients.dout, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.dim_v()});
+  require(who, "entering_state", gradients.entering_state, f32, {spec.batch, state_->runs(), spec.heads, spec.head_dim, spec.dim_v()});
+  require(who, "dq", results.dq, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.head_dim});
+  require(who, "dk", results.dk, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.head_dim});
+  require(who, "dv", results.dv, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.dim_v()});
+  state_->require_decay(who, "dlog_decay", results.dlog_decay);
+  require_distinct(who,
+                   {{"q", inputs.q},
+                    {"k", inputs.k},
+                    {"v", inputs.v},
+                    {"log_decay", inputs.log_decay},
+                    {"dout", gradients.dout},
+                    {"entering_state", gradients.entering_state},
+                    {"dstate_out", gradients.dstate_out}},
+                   {{"dq", results.dq}, {"dk", results.dk}, {"dv", results.dv}, {"dlog_decay", results.dlog_decay}, {"dstate_in", results.dstate_in}});
+
+  const Schedule& schedule = state_->backward.schedule(true);
+  Bindings memory(schedule, state_->comm->arena(schedule.workspace_bytes));
+  state_->bind_inputs(memory, inputs);
+  memory.bind(Tensor::dout, gradients.dout);
+  memory.bind(Tensor::entering_state, joined(who, "entering_state", gradients.entering_state));
+  memory.bind(Tensor::dq, results.dq);
+  memory.bind(Tensor::dk, results.dk);
+  memory.bind(Tensor::dv, results.dv);
+  if (spec.kind != LinearKind::basic) memory.bind(Tensor::dlog_decay, state_->decay_slot(results.dlog_decay));
+  if (schedule.find(Tensor::dstate_out) != no_slot) memory.bind(Tensor::dstate_out, state_->state_slot(who, "dstate_out", gradients.dstate_out));
+  if (schedule.find(Tensor::dstate_in) != no_slot) memory.bind(Tensor::dstate_in, state_->state_slot(who, "dstate_in", results.dstate_in));
+  run_on(*state_->comm, memory, schedule.name + "\n" + spec.describe(), {}, nullptr);
+}
+
+const LinearSpec& LinearAttention::spec() const noexcept { return state_->spec; }
+const Schedule& LinearAttention::forward_schedule() { return state_->forward.schedule(true); }
+const Schedule& LinearAttention::backward_schedule() { return state_->backward.schedule(true); }
+
+std::string LinearAttention::explain() const {
+  Cluster cluster = Cluster::thread_ranks();
+  cluster.topology = state_->comm->topology();
+  const auto schedules = record_all(collectives::linear_forward, state_->spec);
+  return fmt::format("kind {}, scan {}\n", name(state_->spec.kind), name(state_->spec.scan)) +
+         seqccl::explain(schedules, simulate(schedules, cluster), cluster);
+}
+
+SEQCCL_END

@@ -1,0 +1,58 @@
+// operation.hpp - what Attention and LinearAttention share: recorded plans, bound and run on a communicator.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "seqccl/communicator.hpp"
+#include "seqccl/execute.hpp"
+#include "seqccl/schedule.hpp"
+
+SEQCCL_BEGIN
+
+/// One pass (forward or backward) of a layer: two plans, for inputs that can be sent in place and for those that cannot.
+class PlannedPass {
+ public:
+  using Record = std::function<Schedule(bool inputs_sendable)>;
+  explicit PlannedPass(Record record) : record_(std::move(record)) {}
+
+  [[nodiscard]] const Schedule& schedule(bool inputs_sendable) {
+    std::optional<Schedule>& plan = plans_[inputs_sendable ? 1 : 0];
+    if (!plan) plan = record_(inputs_sendable);
+    return *plan;
+  }
+
+ private:
+  Record record_;
+  std::array<std::optional<Schedule>, 2> plans_;
+};
+
+/// True if the tokens of a (B, T, H, D) view lie one after the other.
+[[nodiscard]] bool tokens_are_contiguous(const ConstTensorView& view);
+
+/// Throws Error(argument) unless `view` is there and has these extents and dtype. `who`: "Attention::forward".
+void require(const char* who, const char* name, const ConstTensorView& view, DType dtype, std::initializer_list<std::int64_t> shape);
+
+/// Throws Error(argument) if an output starts where an input or another output does.
+struct NamedView {
+  const char* name;
+  ConstTensorView view;
+};
+void require_distinct(const char* who, std::initializer_list<NamedView> inputs, std::initializer_list<NamedView> outputs);
+
+/// A view with other extents of the same memory: `axes` lists for each new axis the old axis, or -1 for a new axis of extent 1.
+[[nodiscard]] TensorView rearranged(const TensorView& view, std::initializer_list<int> axes);
+[[nodiscard]] ConstTensorView rearranged(const ConstTensorView& view, std::initializer_list<int> axes);
+
+/// Joins the last two axes. @throws Error(argument) if they are not contiguous
+[[nodiscard]] TensorView joined(const char* who, const char* name, const TensorView& view);
+[[nodiscard]] ConstTensorView joined(const char* who, const char* name, const ConstTensorView& view);
+
+/// Runs a bound schedule on the communicator. `identity` is compared with the peers' on a mismatch.
+void run_on(Communicator& comm, const Bindings& memory, const std::string& identity, const AttendKernel& attend, std::vector<TraceEvent>* trace);
+
+SEQCCL_END

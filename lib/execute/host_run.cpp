@@ -1,0 +1,105 @@
+// host_run.cpp - bookkeeping of steps, and the diagnosis of a wait that takes too long.
+// SPDX-License-Identifier: Apache-2.0
+#include "host_run.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+SEQCCL_BEGIN
+namespace {
+
+double seconds(std::chrono::nanoseconds duration) { return std::chrono::duration<double>(duration).count(); }
+
+SteadyClock::time_point last_progress(const RankStatus& status) {
+  return SteadyClock::time_point(std::chrono::nanoseconds(status.progress_ns.load(std::memory_order_acquire)));
+}
+
+// A peer records its own schedule; the index is its, the name is what this rank does at that index.
+std::string compute_step_text(const HostRun& run, std::int32_t step) {
+  const auto& steps = run.schedule.steps;
+  if (static_cast<std::size_t>(step) >= steps.size() || steps[step].lane != Lane::compute) return fmt::format("compute step {}", step);
+  return fmt::format("compute step {} (here: {})", step, run.schedule.label(steps[step]));
+}
+
+std::string waiting_text(const HostRun& run, const Wait& wait) {
+  return fmt::format("{}: waiting for rank {} for {:.3g} s ({})", run.who(), wait.peer, seconds(SteadyClock::now() - wait.since),
+                     run.where(wait.step));
+}
+
+}  // namespace
+
+SteadyClock::time_point HostRun::begin_step(std::uint32_t index) noexcept {
+  const auto now = SteadyClock::now();
+  status.progress_ns.store(now.time_since_epoch().count(), std::memory_order_release);
+  if (options.trace != nullptr) (*options.trace)[index] = {index, seconds(now - begin), 0};
+  return now;
+}
+
+SteadyClock::time_point HostRun::end_step(std::uint32_t index) noexcept {
+  const auto now = SteadyClock::now();
+  status.progress_ns.store(now.time_since_epoch().count(), std::memory_order_release);
+  if (options.trace != nullptr) (*options.trace)[index].end_s = seconds(now - begin);
+  done[static_cast<int>(schedule.steps[index].lane)].fetch_add(1, std::memory_order_release);
+  if (!schedule.is_sequential) transport.wake();
+  return now;
+}
+
+std::string HostRun::who() const { return fmt::format("{} on rank {} of {}", schedule.name, schedule.rank, schedule.num_ranks); }
+
+std::string HostRun::where(std::uint32_t step) const { return fmt::format("step {}, {}", step, schedule.label(schedule.steps[step])); }
+
+void HostRun::fail(const Error& error) {
+  transport.abort(error);
+  transport.check();
+  throw error;
+}
+
+Error left_error(const HostRun& run, const Wait& wait) {
+  return {ErrorKind::dead,
+          fmt::format("{}: waiting for rank {} ({}): rank {} left its communicator", run.who(), wait.peer, run.where(wait.step), wait.peer),
+          {wait.peer}};
+}
+
+std::optional<Error> diagnose(const HostRun& run, const Wait& wait, SteadyClock::time_point& look_again) {
+  const auto verdict = [&](ErrorKind kind, std::vector<Rank> culprits, const std::string& what) {
+    return Error(kind, fmt::format("{}: {}", waiting_text(run, wait), what), std::move(culprits));
+  };
+  std::vector<Rank> path{run.schedule.rank};
+  for (Rank rank = wait.peer;;) {
+    if (const auto again = std::find(path.begin(), path.end(), rank); again != path.end()) {
+      std::vector<Rank> cycle(again, path.end());
+      std::sort(cycle.begin(), cycle.end());
+      const auto what = fmt::format("ranks {} wait for each other", fmt::join(cycle, ", "));
+      return verdict(ErrorKind::stalled, std::move(cycle), what);
+    }
+    const RankStatus& status = run.transport.status(rank);
+    if (status.left.load()) return verdict(ErrorKind::dead, {rank}, fmt::format("rank {} left its communicator", rank));
+
+    // The time last: a rank writes it before it changes anything else, so a state that is new here has a new time.
+    const std::int32_t waiting_for = status.waiting_for.load(), compute_step = status.compute_step.load();
+    const std::uint64_t finished = status.finished.load(), operation = status.operation.load();
+    const auto progress = last_progress(status);
+    if (SteadyClock::now() - progress < run.options.timeout) {
+      look_again = progress + run.options.timeout;
+      return std::nullopt;
+    }
+    if (operation > run.operation || finished >= run.operation) {
+      return verdict(
+          ErrorKind::mismatched, {run.schedule.rank, rank},
+          fmt::format("rank {} has ended operation {} without this message: the ranks called different operations", rank, run.operation));
+    }
+    if (finished == operation)
+      return verdict(ErrorKind::stalled, {rank}, fmt::format("rank {} has not called operation {}", rank, run.operation));
+    if (compute_step >= 0) {
+      return verdict(ErrorKind::stalled, {rank}, fmt::format("rank {} is inside {}", rank, compute_step_text(run, compute_step)));
+    }
+    if (waiting_for < 0)
+      return verdict(ErrorKind::stalled, {rank}, fmt::format("rank {} is in operation {} and does nothing", rank, operation));
+    path.push_back(rank);
+    rank = waiting_for;
+  }
+}
+
+SEQCCL_END

@@ -1,0 +1,251 @@
+// linear_backward.cpp - gradients of a run of tokens: states forward over the chunks, gradients back from the last chunk to the first.
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "../parallel.hpp"
+#include "linear_chunk.hpp"
+#include "pack.hpp"
+#include "seqccl/error.hpp"
+#include "seqccl/kernels.hpp"
+#include "tile.hpp"
+
+SEQCCL_BEGIN
+namespace cpu {
+namespace {
+
+using namespace linear;
+
+/// The gradients of one batch and head. With S the state that enters a chunk, X the gradient of the state that leaves it,
+/// dO = scale dout, A = scores(q, k), dA = lower(dO v^T), k^_i = exp(g_C - g_i) k_i, q~_t = exp(g_t) q_t:
+///
+///     dv = k^ X + A^T dO
+///     dq_t = enter_t + sum_(i<=t) dA_ti r(t,i) k_i        enter_t = exp(g_t) (dO S^T)_t
+///     dk_i = leave_i + sum_(t>=i) dA_ti r(t,i) q_t        leave_i = exp(g_C - g_i) (v X^T)_i
+///     gradient of S = diag(exp(g_C)) X + q~^T dO
+///
+/// A decay acts on all that passes its token s: from S or a token i < s to a token t >= s or X. Summed over d for a scalar gate:
+///
+///     dlog_decay_s = exp(g_C) rowsum(S X) + sum_(i<s) k_i leave_i + sum_(t>=s) q_t enter_t + sum_(i<s<=t) (terms of the pair t, i)
+///
+/// Nothing cancels in this form, unlike in a running sum of q dq - k dk over the run. The pairs of a scalar gate are A_ti dA_ti
+/// themselves; those of a vector gate are never formed for each d, so there the running sum does it, over the pairs of one chunk.
+/// The pairs (t, t) have no decay and stay out of it: under strong decay they would leave their rounding errors.
+class HeadGradients {
+ public:
+  HeadGradients(const LinearBackwardArguments& arguments, std::int64_t batch, std::int64_t head, bool constant_decay)
+      : a_(arguments), b_(batch), h_(head), constant_(constant_decay), decay_(a_.log_decay, key_dim_, workspace_) {
+    for (float** rows : {&q_, &k_, &keys_, &dq_, &dk_, &enter_, &leave_}) *rows = workspace_.take(chunk_tokens * key_dim_);
+    for (float** rows : {&v_, &dout_, &dv_}) *rows = workspace_.take(chunk_tokens * value_dim_);
+    for (float** pairs : {&scores_, &dscores_}) *pairs = workspace_.take(chunk_tokens * chunk_tokens);
+    for (float** states : {&dstate_, &transposed_}) *states = workspace_.take(std::max(key_dim_, chunk_tokens) * value_dim_);
+    rounded_ = workspace_.take(chunk_tokens * decay_.width());
+    dlogs_ = workspace_.take<double>(chunk_tokens * decay_.width());
+    dsum_ = workspace_.take<double>(decay_.width());
+    checkpoints_ = workspace_.take(((num_chunks_ + group_ - 1) / group_) * state_size_);
+    states_ = workspace_.take(std::min(group_, num_chunks_) * state_size_);
+  }
+
+  /// Writes dq, dk, dv and dlog_decay; returns the sum of dlog_decay over all tokens, for a constant decay.
+  double run() {
+    if (num_chunks_ == 0) return 0;
+    load_state(a_.dleaving, dstate_);
+    load_state(a_.state, checkpoints_);
+    const std::int64_t num_groups = (num_chunks_ + group_ - 1) / group_;
+    for (std::int64_t group = 0; group + 1 < num_groups; ++group) {
+      float* next = checkpoints_ + (group + 1) * state_size_;
+      std::copy_n(next - state_size_, state_size_, next);
+      for (std::int64_t chunk = group * group_; chunk < (group + 1) * group_; ++chunk) advance(chunk, next);
+    }
+    for (std::int64_t group = num_groups - 1; group >= 0; --group) {
+      const std::int64_t first = group * group_, end = std::min(num_chunks_, first + group_);
+      std::copy_n(checkpoints_ + group * state_size_, state_size_, states_);
+      for (std::int64_t chunk = first; chunk + 1 < end; ++chunk) {
+        float* leaving = states_ + (chunk - first + 1) * state_size_;
+        std::copy_n(leaving - state_size_, state_size_, leaving);
+        advance(chunk, leaving);
+      }
+      for (std::int64_t chunk = end - 1; chunk >= first; --chunk) chunk_backward(chunk, states_ + (chunk - first) * state_size_);
+    }
+    return constant_sum_;
+  }
+
+ private:
+  /// A state as it came in, zero if absent.
+  void load_state(const ConstTensorView& from, float* to) const {
+    if (!from) return static_cast<void>(std::fill_n(to, state_size_, 0.0f));
+    const float* rows = from.as<float>() + b_ * from.stride(0) + h_ * from.stride(1);
+    for (std::int64_t d = 0; d < key_dim_; ++d) std::copy_n(rows + d * from.stride(2), value_dim_, to + d * value_dim_);
+  }
+
+  [[nodiscard]] std::int64_t count_of(std::int64_t chunk) const { return std::min(chunk_tokens, num_tokens_ - chunk * chunk_tokens); }
+
+  void advance(std::int64_t chunk, float* state) {
+    const std::int64_t first = chunk * chunk_tokens, count = count_of(chunk);
+    decay_.load(b_, h_, first, count, {.keys = true});
+    pack_rows(a_.k, b_, h_, first, count, 1, k_);
+    pack_rows(a_.v, b_, h_, first, count, 1, v_);
+    advance_state(decay_, decay_.decay_keys(k_, k_), v_, count, key_dim_, value_dim_, state);
+  }
+
+  /// `state` enters the chunk.
+  void chunk_backward(std::int64_t chunk, const float* state) {
+    const std::int64_t first = chunk * chunk_tokens, count = count_of(chunk);
+    decay_.load(b_, h_, first, count, {.queries = true, .keys = true, .pairs = true});
+    pack_rows(a_.q, b_, h_, first, count, 1, q_);
+    pack_rows(a_.k, b_, h_, first, count, 1, k_);
+    pack_rows(a_.v, b_, h_, first, count, 1, v_);
+    pack_rows(a_.dout, b_, h_, first, count, a_.scale, dout_);
+
+    // dv
+    decay_.scores(q_, k_, scores_);
+    lower_transposed_product(scores_, dout_, count, value_dim_, dv_, false);
+    tile().gemm(count, value_dim_, key_dim_, decay_.decay_keys(k_, keys_), key_dim_, 1, dstate_, value_dim_, dv_, value_dim_, true);
+
+    // dq and dk: from pairs of the chunk, at first without (t, t)
+    transpose(v_, count, value_dim_, transposed_, chunk_tokens);  // (Dv, C)
+    lower_outer(dout_, transposed_, count, value_dim_, dscores_);
+    float diagonal[chunk_tokens];
+    for (std::int64_t t = 0; t < count; ++t) diagonal[t] = std::exchange(dscores_[t * chunk_tokens + t], 0.0f);
+    for (float* rows : {dq_, dk_}) std::fill_n(rows, count * key_dim_, 0.0f);
+    decay_.add_rows(dscores_, k_, dq_);
+    decay_.add_columns(dscores_, q_, dk_);
+
+    // from the entering state, and through the leaving one
+    transpose(state, key_dim_, value_dim_, transposed_, key_dim_);  // (Dv, Dk)
+    tile().gemm(count, key_dim_, value_dim_, dout_, value_dim_, 1, transposed_, key_dim_, enter_, key_dim_, false);
+    decay_.decay_queries(enter_, enter_);
+    transpose(dstate_, key_dim_, value_dim_, transposed_, key_dim_);
+    tile().gemm(count, key_dim_, value_dim_, v_, value_dim_, 1, transposed_, key_dim_, leave_, key_dim_, false);
+    decay_.decay_keys(leave_, leave_);
+
+    if (a_.dlog_decay && decay_.width() > 0) decay_backward(first, count, state);
+    for (std::int64_t t = 0; t < count; ++t) {
+      tile().axpy(diagonal[t], k_ + t * key_dim_, dq_ + t * key_dim_, key_dim_);
+      tile().axpy(diagonal[t], q_ + t * key_dim_, dk_ + t * key_dim_, key_dim_);
+    }
+    tile().axpy(1, enter_, dq_, count * key_dim_);
+    tile().axpy(1, leave_, dk_, count * key_dim_);
+    store_tokens(dq_, a_.dq, b_, h_, first, count);
+    store_tokens(dk_, a_.dk, b_, h_, first, count);
+    store_tokens(dv_, a_.dv, b_, h_, first, count);
+
+    // the gradient moves to the state that enters
+    decay_.decay_state(dstate_, value_dim_);
+    tile().gemm(key_dim_, value_dim_, count, decay_.decay_queries(q_, q_), 1, key_dim_, dout_, value_dim_, dstate_, value_dim_, true);
+  }
+
+  /// dlog_decay of a chunk; dq_ and dk_ hold what comes from pairs of two tokens.
+  void decay_backward(std::int64_t first, std::int64_t count, const float* state) {
+    const std::int64_t width = decay_.width();
+    // S to X, and token i < s to X
+    std::fill_n(dsum_, width, 0.0);
+    for (std::int64_t d = 0; d < key_dim_; ++d) {
+      const std::int64_t at = width == 1 ? 0 : d;
+      dsum_[at] += std::exp(decay_.log_total()[at]) * tile().dot(state + d * value_dim_, dstate_ + d * value_dim_, value_dim_);
+    }
+    for (std::int64_t s = 0; s < count; ++s) {
+      std::copy_n(dsum_, width, dlogs_ + s * width);
+      add_dots(k_ + s * key_dim_, leave_ + s * key_dim_, 1);
+    }
+    // S to token t >= s, and the pairs of a vector gate
+    std::fill_n(dsum_, width, 0.0);
+    for (std::int64_t s = count - 1; s >= 0; --s) {
+      add_dots(q_ + s * key_dim_, enter_ + s * key_dim_, 1);
+      if (width > 1) {
+        add_dots(q_ + s * key_dim_, dq_ + s * key_dim_, 1);
+        add_dots(k_ + s * key_dim_, dk_ + s * key_dim_, -1);
+      }
+      for (std::int64_t d = 0; d < width; ++d) dlogs_[s * width + d] += dsum_[d];
+    }
+    // the pairs of a scalar gate, row by row
+    for (std::int64_t t = 0; t < count && width == 1; ++t) {
+      double sum = 0;
+      for (std::int64_t s = 1; s <= t; ++s) {
+        sum += static_cast<double>(scores_[t * chunk_tokens + s - 1]) * dscores_[t * chunk_tokens + s - 1];
+        dlogs_[s] += sum;
+      }
+    }
+    // alpha = 0 stays 0 when log alpha moves: no gradient, whatever rounding left in the sum of a vector gate
+    for (std::int64_t x = 0; x < count * width; ++x) {
+      if (decay_.logs()[x] == -std::numeric_limits<float>::infinity()) dlogs_[x] = 0;
+      if (constant_) constant_sum_ += dlogs_[x];
+      rounded_[x] = static_cast<float>(dlogs_[x]);
+    }
+    if (!constant_) store_tokens(rounded_, a_.dlog_decay, b_, h_, first, count);
+  }
+
+  /// dsum_ += sign x y, summed over d for a scalar gate.
+  void add_dots(const float* x, const float* y, float sign) {
+    if (decay_.width() == 1)
+      dsum_[0] += sign * tile().dot(x, y, key_dim_);
+    else
+      for (std::int64_t d = 0; d < key_dim_; ++d) dsum_[d] += sign * x[d] * y[d];
+  }
+
+  const LinearBackwardArguments& a_;
+  const std::int64_t b_, h_;
+  const bool constant_;
+  const std::int64_t num_tokens_ = a_.q.extent(1), key_dim_ = a_.q.extent(3), value_dim_ = a_.v.extent(3);
+  const std::int64_t state_size_ = key_dim_ * value_dim_;
+  const std::int64_t num_chunks_ = (num_tokens_ + chunk_tokens - 1) / chunk_tokens;
+  // States are kept at the start of each group of chunks and, for the group at hand, of each chunk: about sqrt(chunks) of both.
+  const std::int64_t group_ = std::max<std::int64_t>(64, std::llround(std::sqrt(static_cast<double>(num_chunks_))));
+  Workspace workspace_;
+  ChunkDecay decay_;
+  double constant_sum_ = 0;
+  float *q_ = nullptr, *k_ = nullptr, *keys_ = nullptr, *dq_ = nullptr, *dk_ = nullptr;  // (C, Dk)
+  float *enter_ = nullptr, *leave_ = nullptr;                                            // (C, Dk)
+  float *v_ = nullptr, *dout_ = nullptr, *dv_ = nullptr;                                 // (C, Dv)
+  float *scores_ = nullptr, *dscores_ = nullptr;                                         // (C, C)
+  float *dstate_ = nullptr, *transposed_ = nullptr;                                      // (Dk, Dv), its transpose or (Dv, C)
+  float *checkpoints_ = nullptr, *states_ = nullptr;                                     // (groups, Dk, Dv) (chunks of a group, Dk, Dv)
+  float* rounded_ = nullptr;                                                             // (C, W)
+  double *dlogs_ = nullptr, *dsum_ = nullptr;                                            // (C, W) (W)
+};
+
+}  // namespace
+
+void linear_backward(const LinearBackwardArguments& a) {
+  const char* who = "linear_backward";
+  const std::int64_t batch = a.q.extent(0), tokens = a.q.extent(1), heads = a.q.extent(2), key_dim = a.q.extent(3);
+  const std::int64_t value_dim = a.v.extent(3);
+  check_view(who, "q", a.q, batch, tokens, heads, key_dim, false);
+  check_view(who, "k", a.k, batch, tokens, heads, key_dim, false);
+  check_view(who, "v", a.v, batch, tokens, heads, value_dim, false);
+  check_view(who, "dout", a.dout, batch, tokens, heads, value_dim, false);
+  check_log_decay(who, a.log_decay, batch, tokens, heads, key_dim);
+  if (a.state) check_view(who, "state", a.state, batch, heads, key_dim, value_dim, true);
+  if (a.dleaving) check_view(who, "dleaving", a.dleaving, batch, heads, key_dim, value_dim, true);
+  check_view(who, "dq", a.dq, batch, tokens, heads, key_dim, false);
+  check_view(who, "dk", a.dk, batch, tokens, heads, key_dim, false);
+  check_view(who, "dv", a.dv, batch, tokens, heads, value_dim, false);
+
+  // NOTE: one token of one batch has the extents of a constant decay; strides of 0 or the wish to add tell them apart, and
+  // without either both mean the same.
+  const bool one_number = a.dlog_decay && a.dlog_decay.extent(0) == 1 && a.dlog_decay.extent(1) == 1;
+  const bool repeats = a.log_decay && a.log_decay.stride(0) == 0 && a.log_decay.stride(1) == 0;
+  const bool constant = one_number && (repeats || batch != 1 || tokens != 1 || a.add_constant);
+  if (a.dlog_decay && constant) check_view(who, "dlog_decay", a.dlog_decay, 1, 1, heads, 1, true);
+  if (a.dlog_decay && !constant) {
+    check_view(who, "dlog_decay", a.dlog_decay, batch, tokens, heads, a.log_decay ? a.log_decay.extent(3) : a.dlog_decay.extent(3), true);
+  }
+
+  std::vector<double> sums(constant ? static_cast<std::size_t>(batch * heads) : 0);
+  parallel_for(batch * heads, a.num_threads, [&](std::int64_t item) {
+    const double sum = HeadGradients(a, item / heads, item % heads, constant).run();
+    if (constant) sums[static_cast<std::size_t>(item)] = sum;
+  });
+  for (std::int64_t h = 0; constant && h < heads; ++h) {
+    double sum = 0;
+    for (std::int64_t b = 0; b < batch; ++b) sum += sums[static_cast<std::size_t>(b * heads + h)];
+    float& to = a.dlog_decay.as<float>()[h * a.dlog_decay.stride(2)];
+    to = static_cast<float>(a.add_constant ? to + sum : sum);
+  }
+}
+
+}  // namespace cpu
+SEQCCL_END

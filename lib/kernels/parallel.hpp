@@ -1,0 +1,45 @@
+// parallel.hpp - splits independent work over a few threads of one kernel call.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <thread>
+#include <vector>
+
+#include "seqccl/version.hpp"
+
+SEQCCL_BEGIN
+
+/// Calls body(item) for every item in [0, num_items), on up to `num_threads` threads; the caller is one of them. Which thread
+/// takes which item is free, so an item must write memory that no other item touches. The first exception is rethrown.
+template <class Body>
+void parallel_for(std::int64_t num_items, int num_threads, Body&& body) {
+  if (num_threads <= 1 || num_items <= 1) {
+    for (std::int64_t item = 0; item < num_items; ++item) body(item);
+    return;
+  }
+  std::atomic<std::int64_t> next{0};
+  std::atomic<bool> failed{false};
+  std::exception_ptr error;
+  const auto work = [&] {
+    try {
+      for (std::int64_t item = next++; item < num_items && !failed; item = next++) body(item);
+    } catch (...) {
+      if (!failed.exchange(true)) error = std::current_exception();
+    }
+  };
+  {
+    std::vector<std::thread> threads;
+    const auto num_helpers = static_cast<int>(std::min<std::int64_t>(num_threads, num_items)) - 1;
+    threads.reserve(num_helpers);
+    for (int i = 0; i < num_helpers; ++i) threads.emplace_back(work);
+    work();
+    for (std::thread& thread : threads) thread.join();
+  }
+  if (error) std::rethrow_exception(error);
+}
+
+SEQCCL_END

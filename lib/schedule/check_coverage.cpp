@@ -1,0 +1,161 @@
+// check_coverage.cpp - runs all ranks by name, in an order that can happen, and asks whether the outputs are what they must be.
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include "coverage.hpp"
+#include "message_graph.hpp"
+#include "well_formed.hpp"
+
+SEQCCL_BEGIN
+namespace checker {
+
+Coverage::Coverage(std::span<const Schedule> all, const Claim& what_is_claimed) : schedules(all), claim(what_is_claimed) {
+  if (claim.mask != nullptr) mask = BoundMask(*claim.mask, num_tokens(), claim.batch);
+  contents.resize(all.size());
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    contents[rank].resize(all[rank].slots.size());
+    for (const Slot& slot : all[rank].slots) {
+      if (slot.kind != SlotKind::input) continue;
+      has_sinks |= slot.tensor == Tensor::sinks;
+      has_log_decay |= slot.tensor == Tensor::log_decay;
+      has_state_in |= slot.tensor == Tensor::state_in;
+      has_dstate_out |= slot.tensor == Tensor::dstate_out;
+      decay_is_constant |= slot.tensor == Tensor::log_decay &&
+                           (slot.tokens != claim.partition->tokens_on(static_cast<Rank>(rank)) || slot.batch != claim.batch);
+    }
+    // One token per rank looks like one number per head; stepping a state by log_decay itself tells.
+    for (const Op& op : all[rank].ops)
+      if (const auto* state_step = std::get_if<StateStep>(&op); state_step != nullptr && state_step->log_sum.present())
+        decay_is_constant |= all[rank].slots[state_step->log_sum.slot].tensor == Tensor::log_decay;
+  }
+}
+
+void Coverage::problem(const std::string& what) {
+  if (problems.size() < max_problems) problems.push_back(fmt::format("{}: {}", where(*schedule, step), what));
+}
+
+std::vector<Fragment> Coverage::read(const Block& block, const char* operand) {
+  if (block.empty()) return {};
+  std::vector<Fragment> found = contents[schedule->rank][block.slot].read(block);
+  if (fills(found, block.num_tokens, block.num_heads)) return found;
+  problem(fmt::format("reads its {} where nobody wrote{}", operand, found.empty() ? "" : ", beside " + describe(found.front())));
+  return {};
+}
+
+std::vector<Fragment> Coverage::read(const Block& block, const char* operand, What what) {
+  std::vector<Fragment> found = read(block, operand);
+  for (const Fragment& fragment : found) {
+    if (fragment.what == what) continue;
+    problem(fmt::format("its {} is {}, want {}", operand, describe(fragment), name(what)));
+    return {};
+  }
+  return found;
+}
+
+void Coverage::write(const Block& block, std::span<const Fragment> fragments) {
+  if (!block.empty()) contents[schedule->rank][block.slot].write(block, fragments);
+}
+
+void Coverage::fill(const Block& block, Fragment fragment) {
+  fragment.rows = {0, block.num_tokens};
+  fragment.head_first = 0;
+  fragment.num_heads = block.num_heads;
+  write(block, std::span(&fragment, 1));
+}
+
+namespace {
+
+/// A message in flight: names as they were when it was sent.
+struct Flight {
+  const Message* message;
+  std::vector<Fragment> fragments;
+};
+
+class Run {
+ public:
+  Run(std::span<const Schedule> schedules, const Claim& claim, std::span<const Message> messages) : run_(schedules, claim) {
+    leaving_.resize(schedules.size());
+    arriving_.resize(schedules.size());
+    for (std::size_t rank = 0; rank < schedules.size(); ++rank) {
+      leaving_[rank].resize(schedules[rank].steps.size());
+      arriving_[rank].resize(schedules[rank].steps.size());
+    }
+    for (const Message& message : messages) {
+      leaving_[message.from][message.send_step].push_back(static_cast<std::uint32_t>(flights_.size()));
+      arriving_[message.to][message.receive_step].push_back(static_cast<std::uint32_t>(flights_.size()));
+      flights_.push_back({&message, {}});
+    }
+  }
+
+  std::vector<std::string> follow(std::span<const Event> events) {
+    name_inputs(run_);
+    for (const Event& event : events) {
+      run_.schedule = &run_.schedules[event.rank];
+      run_.step = event.step;
+      const Step& step = run_.schedule->steps[event.step];
+      if (step.lane != Lane::compute) {
+        event.is_done ? receive(event) : send(event);
+      } else if (event.is_done) {
+        std::visit([this](const auto& op) { apply(run_, op); }, run_.schedule->ops[step.index]);
+      }
+      if (run_.problems.size() >= max_problems) return std::move(run_.problems);
+    }
+    check_outputs(run_);
+    return std::move(run_.problems);
+  }
+
+ private:
+  void send(const Event& event) {
+    for (const std::uint32_t flight : leaving_[event.rank][event.step]) {
+      const Block& block = run_.schedule->transfers[flights_[flight].message->send].block;
+      flights_[flight].fragments = run_.read(block, "message");
+    }
+  }
+
+  void receive(const Event& event) {
+    for (const std::uint32_t index : arriving_[event.rank][event.step]) {
+      Flight& flight = flights_[index];
+      const Schedule& sender = run_.schedules[flight.message->from];
+      const Block &from = sender.transfers[flight.message->send].block, &to = run_.schedule->transfers[flight.message->receive].block;
+      const Slot &out = sender.slots[from.slot], &in = run_.schedule->slots[to.slot];
+      if (from.num_tokens != to.num_tokens || from.num_heads != to.num_heads || out.dim != in.dim || out.batch != in.batch ||
+          out.dtype != in.dtype)
+        run_.problem(fmt::format("rank {} sends it {} tokens x {} heads x {} {}, it takes {} x {} x {} {}", flight.message->from,
+                                 from.num_tokens, from.num_heads, out.dim, seqccl::name(out.dtype), to.num_tokens, to.num_heads, in.dim,
+                                 seqccl::name(in.dtype)));
+      else
+        run_.write(to, flight.fragments);
+      flight.fragments = {};
+    }
+  }
+
+  Coverage run_;
+  std::vector<Flight> flights_;
+  std::vector<std::vector<std::vector<std::uint32_t>>> leaving_, arriving_;  // per rank and step: flights
+};
+
+}  // namespace
+}  // namespace checker
+
+CheckReport check_coverage(std::span<const Schedule> schedules, const Claim& claim) {
+  if (claim.partition == nullptr) throw Error(ErrorKind::argument, "check_coverage: claim.partition is null, want the partition");
+  if (claim.kv_heads < 1 || claim.q_heads % claim.kv_heads != 0)
+    throw Error(ErrorKind::argument, fmt::format("check_coverage: claim.q_heads is {}, want a multiple of claim.kv_heads, which is {}",
+                                                 claim.q_heads, claim.kv_heads));
+  if (claim.partition->num_ranks() != static_cast<int>(schedules.size()))
+    throw Error(ErrorKind::argument,
+                fmt::format("check_coverage: claim.partition is over {} ranks, want {}, as many as there are schedules",
+                            claim.partition->num_ranks(), schedules.size()));
+  CheckReport report = checker::check_well_formed(schedules);
+  if (!report.ok()) return report;
+  const checker::Matching matching = checker::match_messages(schedules);
+  const checker::Order order = checker::order_events(schedules, matching.messages);
+  if (!matching.problems.empty() || !order.problems.empty()) {
+    report.problems.push_back("cannot be followed: messages do not match, or steps wait for each other");
+    return report;
+  }
+  report.problems = checker::Run(schedules, claim, matching.messages).follow(order.events);
+  return report;
+}
+
+SEQCCL_END

@@ -1,0 +1,140 @@
+// recorder.cpp - turns straight-line code into lanes of steps; infers each step's clock from what it touches.
+// SPDX-License-Identifier: Apache-2.0
+#include "seqccl/recorder.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+SEQCCL_BEGIN
+
+namespace {
+
+constexpr std::size_t alignment_bytes = 64;
+
+std::uint64_t hash_of(const std::string& text, std::uint64_t hash = 0xcbf29ce484222325u) {  // FNV-1a
+  for (const char letter : text) hash = (hash ^ static_cast<unsigned char>(letter)) * 0x100000001b3u;
+  return hash;
+}
+
+}  // namespace
+
+Recorder::Recorder(std::string name, Rank rank, int num_ranks) {
+  schedule_.name = std::move(name);
+  schedule_.rank = rank;
+  schedule_.num_ranks = num_ranks;
+}
+
+Block Recorder::add_slot(Slot slot) {
+  if (schedule_.slots.size() >= no_slot) throw Error(ErrorKind::internal, schedule_.name + ": more than 65534 slots");
+  const auto index = static_cast<SlotIndex>(schedule_.slots.size());
+  schedule_.slots.push_back(slot);
+  touches_.emplace_back();
+  return {index, 0, static_cast<std::int32_t>(slot.heads), 0, slot.tokens};
+}
+
+Block Recorder::input(Tensor tensor, DType dtype, Shape shape, bool sendable) {
+  return add_slot({SlotKind::input, tensor, dtype, shape.batch, shape.tokens, shape.heads, shape.dim, 0, sendable && shape.batch == 1});
+}
+
+Block Recorder::output(Tensor tensor, DType dtype, Shape shape) {
+  return add_slot({SlotKind::output, tensor, dtype, shape.batch, shape.tokens, shape.heads, shape.dim, 0, false});
+}
+
+Block Recorder::scratch(DType dtype, Shape shape) {
+  Slot slot{SlotKind::scratch, Tensor::scratch, dtype, shape.batch, shape.tokens, shape.heads, shape.dim, schedule_.workspace_bytes, true};
+  schedule_.workspace_bytes += (slot.num_bytes() + alignment_bytes - 1) / alignment_bytes * alignment_bytes;
+  return add_slot(slot);
+}
+
+Block Recorder::sendable(const Block& block) {
+  const Slot from = slot(block);
+  if (block.empty() || (from.sendable && region_of(schedule_, block).count <= 1)) return block;
+  const Block packed = scratch(from.dtype, {from.batch, block.num_tokens, block.num_heads, from.dim});
+  compute(Copy{block, packed});
+  return packed;
+}
+
+// Walk back through every other lane to the newest step that wrote what I touch, or touched what I write: I come after it.
+void Recorder::touch(Step& step, const Block& block, Access access) {
+  const Region region = region_of(schedule_, block);
+  const bool writes = access != Access::read;
+  auto& lanes = touches_[block.slot];
+  const auto own_lane = static_cast<int>(step.lane);
+  for (int lane = 0; lane < num_lanes; ++lane) {
+    if (lane == own_lane) continue;
+    std::uint32_t& after = step.after[lane];
+    for (auto past = lanes[lane].rbegin(); past != lanes[lane].rend() && past->number > after; ++past)
+      if ((writes || past->writes) && overlap(past->region, region)) after = past->number;
+  }
+  lanes[own_lane].push_back({num_steps_[own_lane] + 1, writes, region});
+}
+
+void Recorder::push(Step step) {
+  ++num_steps_[static_cast<int>(step.lane)];
+  schedule_.steps.push_back(step);
+}
+
+void Recorder::exchange(std::vector<Transfer> sends, std::vector<Transfer> receives, Lane lane, Native native, Rank about) {
+  const auto is_empty = [](const Transfer& transfer) { return transfer.block.empty(); };
+  std::erase_if(sends, is_empty);
+  std::erase_if(receives, is_empty);
+  if (sends.empty() && receives.empty()) return;
+
+  const auto refuse = [&](const Transfer& transfer, const char* why) {
+    return Error(ErrorKind::internal, fmt::format("{} on rank {}: transfer with rank {}: {}", schedule_.name, rank(), transfer.peer, why));
+  };
+  Step step{lane, static_cast<std::int16_t>(about), static_cast<std::uint32_t>(schedule_.exchanges.size()), {}};
+  if (lane == Lane::compute) throw Error(ErrorKind::internal, schedule_.name + ": an exchange needs a communication lane");
+  for (const Transfer& send : sends) {
+    if (send.peer < 0 || send.peer >= num_ranks() || send.peer == rank()) throw refuse(send, "no such peer");
+    if (!slot(send.block).sendable || region_of(schedule_, send.block).count > 1) throw refuse(send, "what is sent must be contiguous");
+    touch(step, send.block, Access::read);
+  }
+  for (const Transfer& receive : receives) {
+    if (receive.peer < 0 || receive.peer >= num_ranks() || receive.peer == rank()) throw refuse(receive, "no such peer");
+    if (slot(receive.block).kind != SlotKind::scratch) throw refuse(receive, "peers may write scratch only");
+    if (region_of(schedule_, receive.block).count > 1) throw refuse(receive, "what is received must be contiguous");
+    touch(step, receive.block, Access::write);
+  }
+  schedule_.exchanges.push_back({static_cast<std::uint32_t>(schedule_.transfers.size()), static_cast<std::uint32_t>(sends.size()),
+                                 static_cast<std::uint32_t>(receives.size()), native});
+  schedule_.transfers.insert(schedule_.transfers.end(), sends.begin(), sends.end());
+  schedule_.transfers.insert(schedule_.transfers.end(), receives.begin(), receives.end());
+  push(step);
+}
+
+void Recorder::compute(Op op, Rank about) {
+  Step step{Lane::compute, static_cast<std::int16_t>(about), static_cast<std::uint32_t>(schedule_.ops.size()), {}};
+  for_each_operand(op, [&](const Block& block, Access access) { touch(step, block, access); });
+  schedule_.ops.push_back(std::move(op));
+  push(step);
+}
+
+SliceRange Recorder::slices(std::span<const BandSlice> slices) {
+  const SliceRange range{static_cast<std::uint32_t>(schedule_.slices.size()), static_cast<std::uint32_t>(slices.size())};
+  schedule_.slices.insert(schedule_.slices.end(), slices.begin(), slices.end());
+  return range;
+}
+
+std::uint32_t Recorder::function(CustomFunction function) {
+  schedule_.functions.push_back(std::move(function));
+  return static_cast<std::uint32_t>(schedule_.functions.size() - 1);
+}
+
+Schedule Recorder::finish(const std::string& identity) && {
+  schedule_.fingerprint = hash_of(identity, hash_of(schedule_.name));
+  // Sequential: every step comes after the step before it, so program order is the only order.
+  Clock done{};
+  Lane previous = Lane::compute;
+  for (const Step& step : schedule_.steps) {
+    const auto before = static_cast<int>(previous);
+    if (step.lane != previous && step.after[before] != done[before]) schedule_.is_sequential = false;
+    ++done[static_cast<int>(step.lane)];
+    previous = step.lane;
+  }
+  return std::move(schedule_);
+}
+
+SEQCCL_END

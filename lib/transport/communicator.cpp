@@ -1,0 +1,162 @@
+// communicator.cpp - a rank's handle: transport, arena and settings; ranks as threads.
+// SPDX-License-Identifier: Apache-2.0
+#include "seqccl/communicator.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <exception>
+#include <mutex>
+#include <new>
+#include <thread>
+
+#include "threads/transport.hpp"
+#include "usable_cores.hpp"
+
+SEQCCL_BEGIN
+namespace {
+
+constexpr std::align_val_t alignment{64};
+
+int default_num_threads(int ranks_on_host) {
+  if (const char* text = std::getenv("OMP_NUM_THREADS")) {
+    const int value = std::atoi(text);
+    if (value > 0) return value;
+  }
+  return std::max(1, usable_cores() / std::max(1, ranks_on_host));
+}
+
+std::vector<std::unique_ptr<Transport>> transports_of(int num_ranks, const char* who) {
+  if (num_ranks < 1) throw Error(ErrorKind::argument, fmt::format("{}: num_ranks is {}, want at least 1", who, num_ranks));
+  return thread_transports(num_ranks, WaitPolicy::for_host(num_ranks));
+}
+
+}  // namespace
+
+// --- Buffer ---------------------------------------------------------------------------------------------------------
+
+Buffer::Buffer(std::size_t num_bytes)
+    : data_(num_bytes == 0 ? nullptr : static_cast<std::byte*>(::operator new(num_bytes, alignment))), num_bytes_(num_bytes) {}
+
+void Buffer::Free::operator()(std::byte* memory) const noexcept { ::operator delete(memory, alignment); }
+
+// --- Communicator ---------------------------------------------------------------------------------------------------
+
+struct Communicator::State {
+  Buffer arena;  // before the transport: it dies last, so that no peer writes into freed memory
+  std::unique_ptr<Transport> transport;
+  std::chrono::nanoseconds timeout = std::chrono::minutes(10);
+  Topology topology;
+  int num_threads = 1;
+};
+
+Communicator::Communicator(std::unique_ptr<Transport> transport, int ranks_on_host) : state_(std::make_unique<State>()) {
+  state_->transport = std::move(transport);
+  state_->num_threads = default_num_threads(ranks_on_host);
+}
+Communicator::~Communicator() = default;
+Communicator::Communicator(Communicator&&) noexcept = default;
+Communicator& Communicator::operator=(Communicator&&) noexcept = default;
+
+Rank Communicator::rank() const noexcept { return state_->transport->rank(); }
+int Communicator::size() const noexcept { return state_->transport->num_ranks(); }
+
+void Communicator::set_timeout(std::chrono::nanoseconds timeout) {
+  if (timeout.count() <= 0) {
+    throw Error(ErrorKind::argument, fmt::format("Communicator::set_timeout: timeout is {} ns, want more than 0", timeout.count()));
+  }
+  state_->timeout = timeout;
+}
+std::chrono::nanoseconds Communicator::timeout() const noexcept { return state_->timeout; }
+
+void Communicator::set_topology(Topology topology) {
+  if (!topology.node.empty() && static_cast<int>(topology.node.size()) != size()) {
+    throw Error(ErrorKind::argument,
+                fmt::format("Communicator::set_topology: topology names {} ranks, want {}, or none", topology.node.size(), size()));
+  }
+  state_->topology = std::move(topology);
+}
+const Topology& Communicator::topology() const noexcept { return state_->topology; }
+
+void Communicator::set_num_threads(int num_threads) {
+  if (num_threads < 1) {
+    throw Error(ErrorKind::argument, fmt::format("Communicator::set_num_threads: num_threads is {}, want at least 1", num_threads));
+  }
+  state_->num_threads = num_threads;
+}
+int Communicator::num_threads() const noexcept { return state_->num_threads; }
+
+Buffer Communicator::allocate(std::size_t num_bytes) { return Buffer(num_bytes); }
+
+void Communicator::abort(const std::string& reason) noexcept {
+  try {
+    state_->transport->abort(Error(ErrorKind::local, fmt::format("rank {} of {} aborted: {}", rank(), size(), reason), {rank()}));
+  } catch (...) {  // no memory for the words
+    state_->transport->abort(Error(ErrorKind::local, "a rank aborted"));
+  }
+}
+
+std::vector<std::uint64_t> Communicator::received_bytes() const { return state_->transport->received_bytes(); }
+std::vector<std::uint64_t> Communicator::received_messages() const { return state_->transport->received_messages(); }
+
+Transport& Communicator::transport() noexcept { return *state_->transport; }
+
+std::byte* Communicator::arena(std::size_t num_bytes) {
+  state_->transport->check();  // the arena of a failed communicator is not handed out again
+  if (state_->arena.num_bytes() < num_bytes) {
+    state_->arena = Buffer();  // the old one first: both together may not fit
+    state_->arena = Buffer(num_bytes);
+  }
+  return state_->arena.data();
+}
+
+// --- Ranks as threads -----------------------------------------------------------------------------------------------
+
+std::vector<Communicator> thread_communicators(int num_ranks) {
+  std::vector<Communicator> communicators;
+  for (auto& transport : transports_of(num_ranks, "thread_communicators")) communicators.emplace_back(std::move(transport), num_ranks);
+  return communicators;
+}
+
+void run_ranks(int num_ranks, const std::function<void(Communicator&)>& body, const RankThreads& options) {
+  auto transports = transports_of(num_ranks, "run_ranks");
+  std::mutex mutex;
+  std::exception_ptr first;
+
+  // Each thread owns its communicator, so that a rank leaves when its body returns and others that still wait for it notice.
+  const auto run_rank = [&](std::unique_ptr<Transport> transport) {
+    Communicator comm(std::move(transport), num_ranks);
+    const auto fail = [&](const std::string& what) {
+      {
+        const std::lock_guard lock(mutex);
+        if (!first) first = std::current_exception();
+      }
+      comm.abort(what);
+    };
+    try {
+      comm.set_timeout(options.timeout);
+      comm.set_topology(options.topology);
+      if (options.num_threads > 0) comm.set_num_threads(options.num_threads);
+      body(comm);
+    } catch (const std::exception& error) {
+      fail(error.what());
+    } catch (...) {
+      fail("unknown exception");
+    }
+  };
+
+  std::vector<std::thread> threads;
+  threads.reserve(num_ranks);
+  try {
+    for (auto& transport : transports) threads.emplace_back(run_rank, std::move(transport));
+  } catch (const std::exception&) {  // no more threads: the ranks that run see their peers leave
+    const std::lock_guard lock(mutex);
+    if (!first) first = std::current_exception();
+  }
+  transports.clear();
+  for (std::thread& thread : threads) thread.join();
+  if (first) std::rethrow_exception(first);
+}
+
+SEQCCL_END

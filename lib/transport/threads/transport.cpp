@@ -1,0 +1,195 @@
+// transport.cpp - one rank's end of a group of thread ranks: a message is one copy into the receiver's memory.
+// SPDX-License-Identifier: Apache-2.0
+#include "transport.hpp"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <string_view>
+#include <thread>
+
+#include "group.hpp"
+
+SEQCCL_BEGIN
+namespace {
+
+void pause_core() noexcept {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+std::string_view take_line(std::string_view& text) {
+  const std::size_t end = text.find('\n');
+  const std::string_view line = text.substr(0, end);
+  text = end == std::string_view::npos ? std::string_view{} : text.substr(end + 1);
+  return line;
+}
+
+std::string_view first_line(std::string_view text) { return text.empty() ? "not described" : take_line(text); }
+
+std::string first_difference(std::string_view a, std::string_view b) {
+  while (!a.empty() || !b.empty()) {
+    const std::string_view line_a = take_line(a), line_b = take_line(b);
+    if (line_a != line_b) return fmt::format("first difference: \"{}\" against \"{}\"", line_a, line_b);
+  }
+  return "their descriptions are equal";
+}
+
+class ThreadTransport final : public Transport {
+ public:
+  ThreadTransport(std::shared_ptr<ThreadGroup> group, Rank rank, const WaitPolicy& policy)
+      : group_(std::move(group)), rank_(rank), policy_(policy) {}
+
+  ~ThreadTransport() override {
+    group_->seat(rank_).status.left.store(true, std::memory_order_seq_cst);
+    group_->ring_all();
+    group_->quiesce(rank_);
+  }
+
+  Rank rank() const noexcept override { return rank_; }
+  int num_ranks() const noexcept override { return group_->num_ranks(); }
+
+  std::uint64_t arm(const Message& receive) override {
+    Channel& channel = group_->channel(receive.peer, rank_, static_cast<int>(receive.lane));
+    std::uint64_t ticket = 0;
+    {
+      const std::lock_guard lock(channel.mutex);
+      const std::uint64_t credits = channel.credits.load(std::memory_order_relaxed);
+      const std::uint64_t taken = channel.taken.load(std::memory_order_relaxed);
+      if (credits - taken == channel.ring.size()) grow(channel, taken, credits);
+      channel.ring[credits % channel.ring.size()] = {receive.data, receive.num_bytes, receive.flag};
+      ticket = credits + 1;
+      channel.credits.store(ticket, std::memory_order_release);
+    }
+    group_->seat(receive.peer).bell.ring();
+    return ticket;
+  }
+
+  bool try_send(const Message& send) override {
+    Channel& channel = group_->channel(rank_, send.peer, static_cast<int>(send.lane));
+    const std::uint64_t taken = channel.taken.load(std::memory_order_relaxed);
+    if (channel.credits.load(std::memory_order_acquire) == taken) return false;
+
+    // First say that we write, then look whether we may: the other side does the two in the opposite order (quiesce).
+    channel.copying.store(true, std::memory_order_seq_cst);
+    Seat& receiver = group_->seat(send.peer);
+    if (group_->failed() || receiver.status.left.load(std::memory_order_seq_cst)) {
+      channel.copying.store(false, std::memory_order_release);
+      check();
+      return false;
+    }
+    Channel::Armed armed;
+    {
+      const std::lock_guard lock(channel.mutex);
+      armed = channel.ring[taken % channel.ring.size()];
+      channel.taken.store(taken + 1, std::memory_order_relaxed);
+    }
+    if (armed.num_bytes != send.num_bytes || armed.flag != send.flag) {
+      channel.copying.store(false, std::memory_order_release);
+      group_->fail(mismatch(send, armed));
+      check();
+    }
+    if (send.num_bytes != 0) std::memcpy(armed.data, send.data, send.num_bytes);
+    channel.bytes.fetch_add(send.num_bytes, std::memory_order_relaxed);
+    channel.arrivals.fetch_add(1, std::memory_order_release);
+    channel.copying.store(false, std::memory_order_release);
+    receiver.bell.ring();
+    return true;
+  }
+
+  bool arrived(Rank peer, Lane lane, std::uint64_t ticket) override {
+    return group_->channel(peer, rank_, static_cast<int>(lane)).arrivals.load(std::memory_order_acquire) >= ticket;
+  }
+
+  void check() override {
+    if (!group_->failed()) return;
+    group_->quiesce(rank_);  // whoever sees the error may free the memory
+    group_->throw_failure();
+  }
+
+  void idle(int attempt, SteadyClock::time_point deadline) override {
+    // The epoch that this thread read at the end of its last idle(), that is before its last poll. Per thread, because two
+    // threads of a rank wait side by side; attempt 0 begins a new wait, so nothing is kept between waits.
+    thread_local std::uint64_t seen = 0;
+    thread_local const Doorbell* seen_bell = nullptr;
+
+    Doorbell& bell = group_->seat(rank_).bell;
+    if (attempt == 0 || attempt < policy_.spins) {
+      pause_core();
+    } else if (attempt - policy_.spins < policy_.yields || seen_bell != &bell) {
+      std::this_thread::yield();
+    } else {
+      bell.sleep(seen, deadline);
+    }
+    seen = bell.epoch();
+    seen_bell = &bell;
+  }
+
+  void wake() noexcept override { group_->seat(rank_).bell.ring(); }
+  void abort(const Error& error) noexcept override { group_->fail(error); }
+  RankStatus& status(Rank rank) noexcept override { return group_->seat(rank).status; }
+
+  void describe_operation(const std::string& text) override {
+    Seat& seat = group_->seat(rank_);
+    const std::lock_guard lock(seat.text_mutex);
+    seat.operation_text = text;
+  }
+
+  std::vector<std::uint64_t> received_bytes() const override { return sum_over_lanes(&Channel::bytes); }
+  std::vector<std::uint64_t> received_messages() const override { return sum_over_lanes(&Channel::arrivals); }
+
+ private:
+  static void grow(Channel& channel, std::uint64_t taken, std::uint64_t credits) {
+    std::vector<Channel::Armed> ring(channel.ring.empty() ? 4 : 2 * channel.ring.size());
+    for (std::uint64_t i = taken; i < credits; ++i) ring[i % ring.size()] = channel.ring[i % channel.ring.size()];
+    channel.ring = std::move(ring);
+  }
+
+  std::string operation_text(Rank rank) const {
+    Seat& seat = group_->seat(rank);
+    const std::lock_guard lock(seat.text_mutex);
+    return seat.operation_text;
+  }
+
+  Error mismatch(const Message& send, const Channel::Armed& armed) const {
+    const std::string mine = operation_text(rank_), theirs = operation_text(send.peer);
+    const auto what = send.num_bytes != armed.num_bytes
+                          ? fmt::format("sends {} bytes where rank {} expects {}", send.num_bytes, send.peer, armed.num_bytes)
+                          : fmt::format("sends a message of another operation than rank {} expects", send.peer);
+    return {ErrorKind::mismatched,
+            fmt::format("rank {} of {}: {}: rank {} is in its operation {} ({}), rank {} in its operation {} ({}); {}", rank_, num_ranks(),
+                        what, rank_, group_->seat(rank_).status.operation.load(), first_line(mine), send.peer,
+                        group_->seat(send.peer).status.operation.load(), first_line(theirs), first_difference(mine, theirs)),
+            {rank_, send.peer}};
+  }
+
+  std::vector<std::uint64_t> sum_over_lanes(std::atomic<std::uint64_t> Channel::*counter) const {
+    std::vector<std::uint64_t> sums(num_ranks());
+    for (Rank from = 0; from < num_ranks(); ++from) {
+      for (int lane = 0; lane < num_lanes; ++lane)
+        sums[from] += (group_->channel(from, rank_, lane).*counter).load(std::memory_order_relaxed);
+    }
+    return sums;
+  }
+
+  // Shared, because ranks come and go in any order: whoever still lives may look at the channels and the status of one that
+  // left. This is the library's only shared_ptr.
+  std::shared_ptr<ThreadGroup> group_;
+  Rank rank_;
+  WaitPolicy policy_;
+};
+
+}  // namespace
+
+std::vector<std::unique_ptr<Transport>> thread_transports(int num_ranks, const WaitPolicy& policy) {
+  const auto group = std::make_shared<ThreadGroup>(num_ranks);
+  std::vector<std::unique_ptr<Transport>> ends;
+  ends.reserve(num_ranks);
+  for (Rank rank = 0; rank < num_ranks; ++rank) ends.push_back(std::make_unique<ThreadTransport>(group, rank, policy));
+  return ends;
+}
+
+SEQCCL_END

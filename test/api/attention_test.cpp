@@ -1,0 +1,255 @@
+// attention_test.cpp - every softmax method on thread ranks against dense attention in double: numbers, bytes, repeatability.
+// SPDX-License-Identifier: Apache-2.0
+#include "seqccl/attention.hpp"
+
+#include <gtest/gtest.h>
+
+#include "api/softmax_problem.hpp"
+#include "collectives/plans.hpp"
+#include "support/pairwise.hpp"
+
+namespace seqccl::test {
+namespace {
+
+constexpr int ranks_of[] = {1, 2, 3, 4, 5, 7, 8};
+constexpr DType dtypes[] = {f32, bf16, f16};
+struct Heads {
+  std::int64_t q, kv, dim, dim_v;
+};
+constexpr Heads heads_of[] = {{4, 4, 16, 16}, {8, 2, 32, 32}, {8, 1, 16, 24}, {6, 3, 40, 8}};
+
+/// Factors: ranks, partition, mask, dtype, heads, extras (batch, sinks, softcap), divisible or not.
+const std::vector<int> factors{7, 5, 9, 3, 4, 4, 2};
+
+void run_case(Method method, const std::vector<int>& level) {
+  const int num_ranks = ranks_of[level[0]];
+  const std::int64_t num_tokens = level[6] == 0 ? std::int64_t{8} * num_ranks : 61;
+  AttentionSpec spec;
+  spec.partition = all_partitions(num_tokens, num_ranks)[level[1]];
+  spec.mask = all_masks(num_tokens)[level[2]];
+  spec.dtype = dtypes[level[3]];
+  const Heads& heads = heads_of[level[4]];
+  spec.q_heads = heads.q;
+  spec.kv_heads = heads.kv;
+  spec.head_dim = heads.dim;
+  spec.v_head_dim = heads.dim_v;
+  spec.batch = level[5] == 1 ? 2 : 1;
+  spec.sinks = level[5] >= 2;
+  spec.softcap = level[5] == 3 ? 5.0f : 0.0f;
+  spec.method = method;
+  SCOPED_TRACE(spec.describe());
+
+  const SoftmaxProblem problem(spec);
+  const bool has_backward = entry_of(method).backward != nullptr;
+  const SoftmaxProblem::Run first = problem.run();
+  problem.expect_right(first, has_backward);
+  for (Rank rank = 0; rank < num_ranks; ++rank) {
+    EXPECT_EQ(first.received_bytes[rank], cost_of(entry_of(method).forward(spec, rank, {})).total_received_bytes) << "rank " << rank;
+    if (has_backward) {
+      EXPECT_EQ(first.received_backward[rank], cost_of(entry_of(method).backward(spec, rank, {})).total_received_bytes) << "rank " << rank;
+    }
+  }
+  const SoftmaxProblem::Run second = problem.run(/*repeats=*/2);  // the second repeat meets dirty scratch memory
+  EXPECT_EQ(first.whole.out.bytes, second.whole.out.bytes) << "not bitwise repeatable";
+  EXPECT_EQ(first.whole.lse.bytes, second.whole.lse.bytes);
+  if (has_backward) {
+    EXPECT_EQ(first.whole.dq.bytes, second.whole.dq.bytes);
+    EXPECT_EQ(first.whole.dk.bytes, second.whole.dk.bytes);
+    EXPECT_EQ(first.whole.dv.bytes, second.whole.dv.bytes);
+  }
+}
+
+class EveryMethod : public ::testing::TestWithParam<Method> {};
+
+TEST_P(EveryMethod, AgreesWithDenseAttention) {
+  for (const std::vector<int>& level : pairwise_cases(factors, 11 + static_cast<int>(GetParam()))) {
+    run_case(GetParam(), level);
+    if (HasFailure()) return;
+  }
+}
+
+TEST_P(EveryMethod, InputsMayBeStrided) {
+  AttentionSpec spec;
+  spec.partition = Partition::zigzag(40, 4);
+  spec.mask = Mask::causal();
+  spec.batch = 2;
+  spec.q_heads = 4;
+  spec.kv_heads = 2;
+  spec.head_dim = 16;
+  spec.method = GetParam();
+  const SoftmaxProblem problem(spec);
+  const SoftmaxProblem::Run expected = problem.run();
+  HostTensor whole(f32, {2, 40, 4, 16});
+  Watchdog watchdog(std::chrono::seconds(60));
+  run_ranks(4, [&](Communicator& comm) {
+    const auto leash = watchdog.watch(comm.transport());
+    const std::int64_t T = spec.partition.tokens_on(comm.rank());
+    // q, k, v packed side by side in one (B, T, Hq + 2 Hkv, D) tensor, as many models store them.
+    HostTensor packed(f32, {2, T, 8, 16}), out_wide(f32, {2, T, 4, 32}), lse(f32, {2, 4, T});
+    const auto part = [&](std::int64_t head, std::int64_t count) {
+      TensorView view = packed.view();
+      view.data = view.as<float>() + head * 16;
+      view.geometry.shape[2] = count;
+      return view;
+    };
+    spec.partition.shard(problem.q.view(), comm.rank(), part(0, 4));
+    spec.partition.shard(problem.k.view(), comm.rank(), part(4, 2));
+    spec.partition.shard(problem.v.view(), comm.rank(), part(6, 2));
+    TensorView out = out_wide.view();
+    out.geometry.shape[3] = 16;
+    Attention attention(comm, spec);
+    attention.forward(part(0, 4), part(4, 2), part(6, 2), out, lse.view());
+    static std::mutex mutex;
+    const std::lock_guard lock(mutex);
+    spec.partition.unshard(out, comm.rank(), whole.view());
+  });
+  EXPECT_EQ(whole.bytes, expected.whole.out.bytes);
+}
+
+TEST_P(EveryMethod, UsersOwnKernelIsCalledAndMerged) {
+  for (const bool accumulates : {false, true}) {
+    AttentionSpec spec;
+    spec.partition = Partition::zigzag(48, 4);
+    spec.mask = Mask::causal();
+    spec.q_heads = 4;
+    spec.head_dim = 16;
+    spec.method = GetParam();
+    std::atomic<int> calls{0};
+    spec.kernel = {.name = "counting", .accumulates = accumulates, .run = [&](const AttendArguments& arguments) {
+                     ++calls;
+                     EXPECT_TRUE(accumulates || arguments.fresh);
+                     cpu::attend(arguments);
+                   }};
+    const SoftmaxProblem problem(spec);
+    problem.expect_right(problem.run(), entry_of(GetParam()).backward != nullptr);
+    EXPECT_GE(calls, 4);
+  }
+}
+
+TEST_P(EveryMethod, NanInOneKeyShowsInEveryQueryThatSeesIt) {
+  AttentionSpec spec;
+  spec.partition = Partition::zigzag(32, 4);
+  spec.mask = Mask::causal();
+  spec.q_heads = 4;
+  spec.head_dim = 8;
+  spec.method = GetParam();
+  SoftmaxProblem problem(spec);
+  problem.k.set(10 * 4 * 8, std::numeric_limits<double>::quiet_NaN());  // token 10, head 0
+  const SoftmaxProblem::Run run = problem.run();
+  for (std::int64_t t = 0; t < 32; ++t)
+    for (std::int64_t h = 0; h < 4; ++h)
+      EXPECT_EQ(std::isnan(run.whole.out.get((t * 4 + h) * 8)), h == 0 && t >= 10) << "token " << t << " head " << h;
+}
+
+INSTANTIATE_TEST_SUITE_P(Softmax, EveryMethod, ::testing::Values(Method::ring, Method::kv_all_gather, Method::head_swap, Method::token_ring),
+                         [](const auto& test) { return name(test.param); });
+
+TEST(Attention, AutomaticPicksTheCheapestSimulatedCandidate) {
+  AttentionSpec spec;
+  spec.partition = Partition::zigzag(64, 4);
+  spec.mask = Mask::causal();
+  spec.q_heads = 4;
+  spec.head_dim = 16;
+  const SoftmaxProblem problem(spec);
+  problem.expect_right(problem.run(), true);
+  run_ranks(4, [&](Communicator& comm) {
+    const Attention attention(comm, spec);
+    EXPECT_NE(attention.method(), Method::automatic);
+    EXPECT_NE(attention.explain().find("the cheapest of"), std::string::npos);
+    EXPECT_NE(attention.explain().find(name(attention.method())), std::string::npos);
+  });
+}
+
+TEST(Attention, TwoForwardsBeforeTwoBackwards) {
+  AttentionSpec spec;
+  spec.partition = Partition::zigzag(32, 2);
+  spec.mask = Mask::causal();
+  spec.q_heads = 2;
+  spec.head_dim = 8;
+  spec.method = Method::ring;
+  const SoftmaxProblem a(spec, 1), b(spec, 2);
+  const auto expect_a = a.run(), expect_b = b.run();
+  run_ranks(2, [&](Communicator& comm) {
+    const Rank rank = comm.rank();
+    const auto shard = [&](const HostTensor& whole) {
+      HostTensor part(f32, {1, 16, 2, 8});
+      spec.partition.shard(whole.view(), rank, part.view());
+      return part;
+    };
+    Attention attention(comm, spec);
+    struct Layer {
+      const SoftmaxProblem* problem;
+      const SoftmaxProblem::Run* expected;
+      HostTensor q, k, v, dout;
+      SoftmaxTensors results;
+    };
+    std::vector<Layer> layers;
+    for (const auto& [problem, expected] : {std::pair{&a, &expect_a}, std::pair{&b, &expect_b}})
+      layers.push_back({problem, expected, shard(problem->q), shard(problem->k), shard(problem->v), shard(problem->dout), problem->empty(f32, 1, 16)});
+    for (Layer& layer : layers)
+      attention.forward(layer.q.view(), layer.k.view(), layer.v.view(), layer.results.out.view(), layer.results.lse.view());
+    for (Layer& layer : layers) {  // in the same order: nothing is kept between calls
+      attention.backward(layer.dout.view(), layer.q.view(), layer.k.view(), layer.v.view(), layer.results.out.view(), layer.results.lse.view(),
+                         layer.results.dq.view(), layer.results.dk.view(), layer.results.dv.view());
+      EXPECT_EQ(layer.results.dk.bytes, shard(layer.expected->whole.dk).bytes);
+    }
+  });
+}
+
+TEST(Attention, WrongArgumentsThrowBeforeAnythingIsSentAndLeaveTheCommunicatorUsable) {
+  run_ranks(2, [](Communicator& comm) {
+    AttentionSpec spec;
+    spec.partition = Partition::contiguous(8, 2);
+    spec.q_heads = 2;
+    spec.head_dim = 4;
+    spec.method = Method::ring;
+    HostTensor q = random_tensor(f32, {1, 4, 2, 4}, 1), out(f32, {1, 4, 2, 4}), lse(f32, {1, 2, 4}), small(f32, {1, 3, 2, 4}), half(f16, {1, 4, 2, 4});
+    const auto message = [&](auto&& call) {
+      try {
+        call();
+      } catch (const Error& error) {
+        EXPECT_EQ(error.kind(), ErrorKind::argument);
+        return std::string(error.what());
+      }
+      return std::string("nothing thrown");
+    };
+    Attention attention(comm, spec);
+    EXPECT_EQ(message([&] { attention.forward(q.view(), small.view(), q.view(), out.view(), lse.view()); }),
+              "Attention::forward: k has shape (1, 3, 2, 4), want (1, 4, 2, 4)");
+    EXPECT_EQ(message([&] { attention.forward(q.view(), q.view(), half.view(), out.view(), lse.view()); }), "Attention::forward: v is f16, want f32");
+    EXPECT_NE(message([&] { attention.forward(q.view(), q.view(), q.view(), q.view(), lse.view()); }).find("out and q are the same memory"),
+              std::string::npos);
+    EXPECT_NE(message([&] { attention.forward(q.view(), q.view(), {}, out.view(), lse.view()); }).find("v is missing"), std::string::npos);
+    const auto refused = [&](auto&& change) {
+      AttentionSpec wrong = spec;
+      change(wrong);
+      return message([&] { Attention(comm, wrong); });
+    };
+    EXPECT_NE(refused([](AttentionSpec& s) { s.kv_heads = 3; }).find("kv_heads is 3, want a divisor of q_heads = 2"), std::string::npos);
+    EXPECT_NE(refused([](AttentionSpec& s) { s.head_dim = 0; }).find("head_dim is 0"), std::string::npos);
+    EXPECT_NE(refused([](AttentionSpec& s) { s.batch = -1; }).find("batch is -1"), std::string::npos);
+    EXPECT_NE(refused([](AttentionSpec& s) { s.q_heads = std::int64_t{1} << 62; s.kv_heads = 1; }).find("2^62"), std::string::npos);
+    EXPECT_NE(refused([](AttentionSpec& s) { s.partition = Partition::contiguous(8, 3); }).find("3 ranks, want 2"), std::string::npos);
+    EXPECT_NE(refused([](AttentionSpec& s) { s.mask = Mask::documents({3}); }).find("document lengths sum to 3"), std::string::npos);
+    EXPECT_NE(refused([](AttentionSpec& s) { s.mesh = Mesh{.heads = 2}; }).find("not in this version yet"), std::string::npos);
+    EXPECT_NE(refused([](AttentionSpec& s) { s.scale = std::numeric_limits<float>::infinity(); }).find("scale"), std::string::npos);
+    // Still usable: everybody refused locally, nobody sent anything.
+    attention.forward(q.view(), q.view(), q.view(), out.view(), lse.view());
+    EXPECT_FALSE(std::isnan(out.get(0)));
+  });
+}
+
+TEST(Attention, TokenRingHasNoBackwardAndSaysSo) {
+  run_ranks(1, [](Communicator& comm) {
+    AttentionSpec spec;
+    spec.partition = Partition::contiguous(4, 1);
+    spec.head_dim = 4;
+    spec.method = Method::token_ring;
+    Attention attention(comm, spec);
+    HostTensor x = random_tensor(f32, {1, 4, 1, 4}, 1), lse(f32, {1, 1, 4}), a = x, b = x, c = x;
+    EXPECT_THROW(attention.backward(x.view(), x.view(), x.view(), x.view(), x.view(), lse.view(), a.view(), b.view(), c.view()), Error);
+  });
+}
+
+}  // namespace
+}  // namespace seqccl::test

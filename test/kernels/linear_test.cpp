@@ -1,0 +1,208 @@
+// linear_test.cpp - CPU kernels of linear attention against the double reference: shapes, types, splits, layouts, threads, NaN.
+// SPDX-License-Identifier: Apache-2.0
+#include <array>
+
+#include "linear_problem.hpp"
+#include "seqccl/error.hpp"
+
+namespace seqccl::test {
+namespace {
+
+constexpr std::array<std::array<std::int64_t, 2>, 8> head_dims{{{1, 8}, {8, 1}, {8, 33}, {33, 8}, {33, 64}, {64, 33}, {64, 64}, {1, 1}}};
+constexpr std::array<DType, 3> dtypes{DType::f32, DType::f16, DType::bf16};
+
+TEST(Linear, EqualsTheReferenceForEveryDecayLengthAndHeadSize) {
+  std::size_t turn = 0;
+  for (const Decay decay : all_decays) {
+    for (const std::int64_t tokens : {0, 1, 5, 16, 63, 64, 65, 130}) {
+      for (int repeat = 0; repeat < 3; ++repeat, ++turn) {
+        const auto [key_dim, value_dim] = head_dims[turn % head_dims.size()];
+        const LinearInputs in =
+            linear_inputs({1 + static_cast<std::int64_t>(turn % 2), tokens, 2, key_dim, value_dim}, decay, dtypes[turn / 8 % 3], turn);
+        expect_close(kernel_results(in), reference_results(in), reference_results(in, true), describe(in));
+      }
+    }
+  }
+}
+
+TEST(Linear, EqualsTheReferenceInEveryType) {
+  for (const Decay decay : all_decays) {
+    for (const DType dtype : dtypes) {
+      const LinearInputs in = linear_inputs({1, 130, 1, 33, 64}, decay, dtype, 100);
+      expect_close(kernel_results(in), reference_results(in), reference_results(in, true), describe(in));
+    }
+  }
+}
+
+TEST(Linear, ARunCutAtAnyTokenGivesTheWhole) {
+  for (const Decay decay : all_decays) {
+    const LinearInputs in = linear_inputs({2, 70, 2, 5, 3}, decay, DType::f32, 200);
+    const LinearResults want = reference_results(in), plain = reference_results(in, true);
+    for (std::int64_t cut = 0; cut <= in.shape.tokens; ++cut) {
+      expect_close(kernel_results(in, {.cuts = {cut}}), want, plain, fmt::format("{}, cut before {}", describe(in), cut));
+    }
+    expect_close(kernel_results(in, {.cuts = {3, 3, 20, 69}}), want, plain, describe(in) + ", five runs, one of them empty");
+  }
+}
+
+TEST(Linear, ALongRunKeepsFewStatesAndStaysRight) {
+  const LinearInputs in = linear_inputs({1, 64 * 131 + 7, 1, 3, 2}, Decay::vector, DType::f32, 300);  // three groups of chunks
+  expect_close(kernel_results(in), reference_results(in), reference_results(in, true), describe(in));
+}
+
+TEST(Linear, AbsentStatesAreZero) {
+  for (const Decay decay : all_decays) {
+    LinearInputs in = linear_inputs({1, 70, 2, 8, 5}, decay, DType::f32, 350);
+    in.state.fill(0);
+    in.dleaving.fill(0);
+    const LinearResults want = kernel_results(in);
+    LinearResults got = want;
+    for (HostTensor* tensor : {&got.dq, &got.dk, &got.dv}) tensor->fill(7);
+    TensorView log_decay;
+    if (decay == Decay::scalar || decay == Decay::vector) {
+      log_decay = in.log_decay.view();
+      log_decay.geometry = contiguous({1, 70, 2, decay == Decay::vector ? 8 : 1});
+    } else if (decay == Decay::constant) {
+      log_decay = in.log_decay.view();
+      log_decay.geometry = contiguous({1, 70, 2, 1});
+      log_decay.geometry.strides = {0, 0, 1, 1};
+    }
+    cpu::linear_backward({in.q.view(),
+                          in.k.view(),
+                          in.v.view(),
+                          log_decay,
+                          in.dout.view(),
+                          {},
+                          {},
+                          got.dq.view(),
+                          got.dk.view(),
+                          got.dv.view(),
+                          {},
+                          static_cast<float>(in.scale),
+                          false,
+                          1});
+    expect_same_bits(got, want, describe(in));
+  }
+}
+
+TEST(Linear, AnyStridesGiveTheSameBits) {
+  for (const Decay decay : all_decays) {
+    for (const DType dtype : dtypes) {
+      const LinearInputs in = linear_inputs({2, 37, 3, 9, 7}, decay, dtype, 400);
+      expect_same_bits(kernel_results(in, {.strided = true}), kernel_results(in), describe(in));
+    }
+  }
+}
+
+TEST(Linear, AnyNumberOfThreadsAndUsedScratchGiveTheSameBits) {
+  for (const Decay decay : all_decays) {
+    const LinearInputs in = linear_inputs({2, 100, 3, 16, 8}, decay, DType::f32, 500);
+    const LinearResults want = kernel_results(in);
+    expect_same_bits(kernel_results(in, {.num_threads = 3}), want, describe(in) + ", three threads");
+    LinearInputs dirt = linear_inputs({1, 150, 1, 40, 40}, Decay::vector, DType::f32, 501);
+    for (HostTensor* tensor : {&dirt.q, &dirt.k, &dirt.v, &dirt.dout, &dirt.log_decay}) tensor->fill(std::nan(""));
+    kernel_results(dirt);
+    expect_same_bits(kernel_results(in), want, describe(in) + ", used scratch");
+    expect_same_bits(reference_results(in, false, 3), reference_results(in), describe(in) + ", reference, three threads");
+  }
+}
+
+TEST(Linear, NanShowsInEveryTokenThatSeesItAndInNoFarEarlierOne) {
+  constexpr std::int64_t tokens = 100, at = 40, dim = 4;
+  for (const Decay decay : all_decays) {
+    for (const char which : {'q', 'k', 'v', 'g', 's'}) {
+      if (which == 'g' && decay != Decay::vector) continue;
+      LinearInputs in = linear_inputs({1, tokens, 1, dim, dim}, decay, DType::f32, 600);
+      HostTensor& tensor = which == 'q' ? in.q : which == 'k' ? in.k : which == 'v' ? in.v : which == 'g' ? in.log_decay : in.state;
+      const bool state = which == 's';
+      tensor.set(state ? 0 : at * dim, std::nan(""));
+      const LinearResults r = kernel_results(in);
+      for (std::int64_t t = 0; t < tokens; ++t) {
+        bool nan = false;
+        for (std::int64_t d = 0; d < dim; ++d) nan = nan || std::isnan(r.out.get(t * dim + d));
+        const bool sees = state || (which == 'q' ? t == at : t >= at);
+        if (!sees && t > at - 16 && which != 'q') continue;
+        EXPECT_EQ(nan, sees) << which << ' ' << name(decay) << " token " << t;
+      }
+      EXPECT_EQ(std::isnan(distance(r.state_out, r.state_out).max), which != 'q') << which << ' ' << name(decay);
+    }
+    LinearInputs in = linear_inputs({1, tokens, 1, dim, dim}, decay, DType::f32, 601);
+    in.dout.set(at * dim, std::nan(""));
+    const LinearResults r = kernel_results(in);
+    EXPECT_TRUE(std::isnan(r.dq.get(at * dim)) && std::isnan(r.dk.get(0)) && std::isnan(r.dstate_in.get(0))) << name(decay);
+    EXPECT_FALSE(std::isnan(r.dk.get(99 * dim)));
+  }
+}
+
+TEST(Linear, NoTokensChangeNothing) {
+  Box empty(DType::f32, 1, 0, 2, 4, false), gate(DType::f32, 1, 0, 2, 1, false);
+  Box state(DType::f32, 1, 2, 4, 4, false), log_sum(DType::f32, 1, 2, 1, 1, false), dconstant(DType::f32, 1, 1, 2, 1, false);
+  cpu::linear_summary({empty.view(), empty.view(), gate.view(), state.view(), log_sum.view()});
+  for (std::int64_t i = 0; i < state.storage.size(); ++i) EXPECT_EQ(state.storage.get(i), 0);
+  for (std::int64_t i = 0; i < log_sum.storage.size(); ++i) EXPECT_EQ(log_sum.storage.get(i), 0);
+  LinearBackwardArguments backward{.q = empty.view(),
+                                   .k = empty.view(),
+                                   .v = empty.view(),
+                                   .log_decay = gate.view(),
+                                   .dout = empty.view(),
+                                   .state = state.view(),
+                                   .dleaving = state.view(),
+                                   .dq = empty.view(),
+                                   .dk = empty.view(),
+                                   .dv = empty.view(),
+                                   .dlog_decay = dconstant.view()};
+  cpu::linear_backward(backward);
+  EXPECT_EQ(dconstant.storage.get(1), 0);
+  dconstant.storage.fill(3);
+  backward.add_constant = true;
+  cpu::linear_backward(backward);
+  EXPECT_EQ(dconstant.storage.get(1), 3);
+}
+
+TEST(Linear, EveryHalfPrecisionNumberIsReadExactly) {
+  // one token with q = k = 1: the output is v
+  for (const DType dtype : {DType::f16, DType::bf16}) {
+    constexpr std::int64_t num_values = 65536;
+    Box one(dtype, 1, 1, 1, 1, false), v(dtype, 1, 1, 1, num_values, false), out(DType::f32, 1, 1, 1, num_values, false);
+    one.storage.set(0, 1);
+    for (std::uint32_t bits = 0; bits < num_values; ++bits) {
+      const auto word = static_cast<std::uint16_t>(bits);
+      std::memcpy(v.storage.bytes.data() + 2 * bits, &word, sizeof word);
+    }
+    cpu::linear_local({one.view(), one.view(), v.view(), {}, out.view()});
+    for (std::int64_t i = 0; i < num_values; ++i) {
+      const double got = out.storage.get(i), want = v.storage.get(i);
+      ASSERT_TRUE(got == want || (std::isnan(got) && std::isnan(want))) << seqccl::name(dtype) << " bits " << i << ": " << got;
+    }
+  }
+}
+
+TEST(Linear, AStepOfTheStateRepeatsALogDecay) {
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  float state[2] = {3, 5};
+  const float update[2] = {10, 20};
+  float log_sum[2] = {-0.25f, -infinity};  // two heads, Dk = Dv = 1
+  const TensorView states = view(state, f32, {1, 2, 1, 1}), sums = view(log_sum, f32, {1, 2, 1, 1});
+  cpu::state_step({.log_sum = sums, .state = states, .repeat = 0});
+  EXPECT_EQ(state[0], 3);
+  EXPECT_EQ(state[1], 5);
+  cpu::state_step({.log_sum = sums, .update = view(update, f32, {1, 2, 1, 1}), .state = states, .repeat = 8});
+  EXPECT_FLOAT_EQ(state[0], 3 * std::exp(-2.0f) + 10);
+  EXPECT_EQ(state[1], 20);
+  cpu::state_step({.update = view(update, f32, {1, 2, 1, 1}), .state = states});
+  EXPECT_EQ(state[1], 40);
+}
+
+TEST(Linear, AWrongShapeIsNamed) {
+  Box k(DType::f32, 1, 4, 2, 8, false), v(DType::f32, 1, 4, 2, 8, false), state(DType::f32, 1, 2, 7, 8, false);
+  try {
+    cpu::linear_summary({k.view(), v.view(), {}, state.view(), {}});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::argument);
+    EXPECT_STREQ(error.what(), "linear_summary: state is (1, 2, 7, 8), want (1, 2, 8, 8)");
+  }
+}
+
+}  // namespace
+}  // namespace seqccl::test

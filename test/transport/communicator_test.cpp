@@ -1,0 +1,106 @@
+// communicator_test.cpp - arena, settings, failure and lifetime of a rank's handle; ranks as threads.
+// SPDX-License-Identifier: Apache-2.0
+#include "seqccl/communicator.hpp"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+
+#include "support/watchdog.hpp"
+
+namespace seqccl::test {
+namespace {
+
+using std::chrono::seconds;
+
+TEST(Communicator, ArenaGrowsIsAlignedAndStays) {
+  auto comm = std::move(thread_communicators(1)[0]);
+  std::byte* small = comm.arena(100);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(small) % 64, 0u);
+  EXPECT_EQ(comm.arena(64), small);
+  std::byte* large = comm.arena(1 << 20);
+  large[(1 << 20) - 1] = std::byte{1};
+  EXPECT_EQ(comm.arena(100), large);
+  const Buffer buffer = comm.allocate(1000);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer.data()) % 64, 0u);
+  EXPECT_EQ(buffer.num_bytes(), 1000u);
+}
+
+TEST(Communicator, WrongSettingsNameTheArgumentAndChangeNothing) {
+  auto comm = std::move(thread_communicators(2)[0]);
+  EXPECT_THROW(comm.set_timeout(seconds(0)), Error);
+  EXPECT_EQ(comm.timeout(), std::chrono::minutes(10));
+  EXPECT_THROW(comm.set_num_threads(0), Error);
+  EXPECT_GE(comm.num_threads(), 1);
+  EXPECT_THROW(comm.set_topology({.node = {0, 1, 2}}), Error);
+  comm.set_topology({.node = {0, 1}});
+  EXPECT_FALSE(comm.topology().same_node(0, 1));
+  EXPECT_THROW((void)thread_communicators(0), Error);
+  EXPECT_THROW(run_ranks(-1, [](Communicator&) {}), Error);
+}
+
+TEST(Communicator, RanksLeaveInAnyOrder) {
+  auto comms = thread_communicators(3);
+  comms.erase(comms.begin());
+  EXPECT_TRUE(comms[0].transport().status(0).left);
+  EXPECT_FALSE(comms[0].transport().status(2).left);
+  comms.pop_back();
+  EXPECT_TRUE(comms[0].transport().status(2).left);
+  EXPECT_EQ(comms[0].received_bytes(), std::vector<std::uint64_t>(3, 0));
+}
+
+TEST(Communicator, StaysFailedAfterAnAbort) {
+  auto comms = thread_communicators(2);
+  comms[1].abort("enough");
+  for (Communicator& comm : comms) {
+    try {
+      (void)comm.arena(1);
+      FAIL() << "want an error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::local);
+      EXPECT_EQ(error.culprits(), std::vector<Rank>{1});
+      EXPECT_STREQ(error.what(), "rank 1 of 2 aborted: enough");
+    }
+  }
+}
+
+TEST(RunRanks, GivesEachRankItsOwnAndItsSettings) {
+  Watchdog dog(seconds(60));
+  std::atomic<int> seen{0};
+  run_ranks(5,
+            [&](Communicator& comm) {
+              seen += 1 << comm.rank();
+              EXPECT_EQ(comm.size(), 5);
+              EXPECT_EQ(comm.timeout(), seconds(3));
+              EXPECT_EQ(comm.num_threads(), 2);
+            },
+            {.timeout = seconds(3), .topology = {}, .num_threads = 2});
+  EXPECT_EQ(seen, 31);
+}
+
+TEST(RunRanks, RethrowsTheFirstCauseAndEndsTheOthers) {
+  Watchdog dog(seconds(60));
+  std::atomic<int> num_ended{0};
+  try {
+    run_ranks(4, [&](Communicator& comm) {
+      if (comm.rank() == 2) throw std::runtime_error("no such file");
+      try {
+        (void)wait_until(comm.transport(), SteadyClock::now() + seconds(50), [] { return false; });
+      } catch (const Error& error) {
+        EXPECT_EQ(error.culprits(), std::vector<Rank>{2});
+        EXPECT_STREQ(error.what(), "rank 2 of 4 aborted: no such file");
+        ++num_ended;
+        throw;
+      }
+    });
+    FAIL() << "want an exception";
+  } catch (const std::runtime_error& error) {
+    EXPECT_STREQ(error.what(), "no such file");
+  }
+  EXPECT_EQ(num_ended, 3);
+}
+
+}  // namespace
+}  // namespace seqccl::test
