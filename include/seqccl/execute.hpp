@@ -47,7 +47,7 @@ class Bindings {
 };
 
 /// Runs one op on bound memory with the library's kernels (or `attend`, if given).
-void run_op(const Op& op, const Bindings& memory, const AttendKernel& attend, int num_threads);
+void run_op(const Op& op, const Bindings& memory, const AttendKernel& attend, ThreadBudget num_threads);
 
 /// One executed step, in seconds since the run began.
 struct TraceEvent {

@@ -2,6 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
+#include <chrono>
+#include <cstdint>
 #include <functional>
 #include <span>
 #include <string>
@@ -14,7 +17,19 @@ SEQCCL_BEGIN
 
 // Letters: B batch, Tq / Tk query / key rows, Hq / Hkv heads, Dk / Dv head sizes. All views have four axes and any strides,
 // except that an axis of head size is contiguous. Element types f32, f16, bf16 for q, k, v, dout; everything else f32 unless said.
-// Sums are f32. NaN in gives NaN out. `num_threads` is the number of threads that a kernel may use, 1 or more.
+// Sums are f32. NaN in gives NaN out. 
+
+/// How many threads a kernel may use (1 or more), and where it says that it is alive: a rank that publishes no progress for the
+/// communicator's timeout counts as stalled, so a long kernel stores the time after every tile.
+struct ThreadBudget {
+  int count = 1;
+  std::atomic<std::int64_t>* progress_ns = nullptr;  // time since the epoch of std::chrono::steady_clock
+
+  ThreadBudget(int num_threads = 1, std::atomic<std::int64_t>* progress = nullptr) : count(num_threads), progress_ns(progress) {}
+  void note_progress() const noexcept {
+    if (progress_ns != nullptr) progress_ns->store(std::chrono::steady_clock::now().time_since_epoch().count(), std::memory_order_release);
+  }
+};
 
 /// See ops.hpp, Attend. Rows i of the slices count from row 0 of q and k as given here.
 struct AttendArguments {
@@ -25,7 +40,7 @@ struct AttendArguments {
   HeadMap heads;
   float scale = 1, softcap = 0;
   bool fresh = false;               // overwrite out, lse; else merge into them
-  int num_threads = 1;
+  ThreadBudget num_threads = 1;
 };
 
 /// See ops.hpp, AttendBackward.
@@ -37,7 +52,7 @@ struct AttendBackwardArguments {
   HeadMap heads;
   float scale = 1, softcap = 0;
   bool fresh_dq = false, fresh_dkv = false;
-  int num_threads = 1;
+  ThreadBudget num_threads = 1;
 };
 
 /// Linear ops. log_decay: absent, (B, T, H, 1) or (B, T, H, Dk) f32; a constant decay comes as (B, T, H, 1) with strides 0 on B, T.
@@ -45,31 +60,31 @@ struct AttendBackwardArguments {
 struct LinearSummaryArguments {
   ConstTensorView k, v, log_decay;  // (B, T, H, Dk) (B, T, H, Dv)
   TensorView state, log_sum;
-  int num_threads = 1;
+  ThreadBudget num_threads = 1;
 };
 struct StateStepArguments {
   ConstTensorView log_sum, update;  // each optional
   TensorView state;
   float repeat = 1;                 // factor on log_sum; 0 leaves the state as it is, even where log_sum is -inf
-  int num_threads = 1;
+  ThreadBudget num_threads = 1;
 };
 struct LinearLocalArguments {
   ConstTensorView q, k, v, log_decay;
   TensorView out;                   // (B, T, H, Dv) f32
   float scale = 1;
-  int num_threads = 1;
+  ThreadBudget num_threads = 1;
 };
 struct LinearEnterArguments {
   ConstTensorView q, log_decay, state;
   TensorView out;                   // (B, T, H, Dv) f32, added to
   float scale = 1;
-  int num_threads = 1;
+  ThreadBudget num_threads = 1;
 };
 struct LinearSummaryBackwardArguments {
   ConstTensorView q, dout, log_decay;
   TensorView dstate, log_sum;
   float scale = 1;
-  int num_threads = 1;
+  ThreadBudget num_threads = 1;
 };
 struct LinearBackwardArguments {
   ConstTensorView q, k, v, log_decay, dout;
@@ -78,7 +93,7 @@ struct LinearBackwardArguments {
   TensorView dlog_decay;            // f32 as log_decay; for a constant decay (1, 1, H, 1); optional
   float scale = 1;
   bool add_constant = false;
-  int num_threads = 1;
+  ThreadBudget num_threads = 1;
 };
 
 /// A user's own attend kernel. If `accumulates` is false it is only ever asked for fresh results and the recorder adds a merge.
@@ -94,13 +109,13 @@ namespace cpu {
 void attend(const AttendArguments& arguments);
 void attend_backward(const AttendBackwardArguments& arguments);
 /// (out, lse) <- merge((out, lse), (part_out, part_lse)).
-void merge(ConstTensorView part_out, ConstTensorView part_lse, TensorView out, TensorView lse, int num_threads);
-void row_dot(ConstTensorView dout, ConstTensorView out, TensorView delta, int num_threads);
+void merge(ConstTensorView part_out, ConstTensorView part_lse, TensorView out, TensorView lse, ThreadBudget num_threads);
+void row_dot(ConstTensorView dout, ConstTensorView out, TensorView delta, ThreadBudget num_threads);
 void sink_gradient(ConstTensorView sinks, ConstTensorView lse, ConstTensorView delta, TensorView dsinks);
 /// to = from with conversion between any two of f32, f16, bf16; equal extents, any strides.
-void copy(ConstTensorView from, TensorView to, int num_threads);
-void add(ConstTensorView from, TensorView to, int num_threads);
-void zero(TensorView to, int num_threads);
+void copy(ConstTensorView from, TensorView to, ThreadBudget num_threads);
+void add(ConstTensorView from, TensorView to, ThreadBudget num_threads);
+void zero(TensorView to, ThreadBudget num_threads);
 void linear_summary(const LinearSummaryArguments& arguments);
 void state_step(const StateStepArguments& arguments);
 void linear_local(const LinearLocalArguments& arguments);

@@ -57,7 +57,8 @@ void compute(HostRun& run, std::uint32_t index) {
   run.begin_step(index);  // before compute_step: whoever sees the new state must not see the old time
   run.status.compute_step.store(static_cast<std::int32_t>(index));
   try {
-    run_op(run.schedule.ops[run.schedule.steps[index].index], run.memory, run.options.attend, run.options.num_threads);
+    run_op(run.schedule.ops[run.schedule.steps[index].index], run.memory, run.options.attend,
+           {run.options.num_threads, &run.status.progress_ns});
   } catch (const std::exception& error) {
     run.fail({ErrorKind::local, fmt::format("{}: {}: {}", run.who(), run.where(index), error.what()), {run.schedule.rank}});
   } catch (...) {

@@ -14,7 +14,7 @@ namespace {
 struct OpRunner {
   const Bindings& memory;
   const AttendKernel& attend;
-  int num_threads;
+  ThreadBudget num_threads;
 
   TensorView view(const Block& block) const { return memory.view(block); }
   std::int64_t dim(const Block& block) const { return memory.schedule().slots[block.slot].dim; }
@@ -128,7 +128,7 @@ struct OpRunner {
 
 }  // namespace
 
-void run_op(const Op& op, const Bindings& memory, const AttendKernel& attend, int num_threads) {
+void run_op(const Op& op, const Bindings& memory, const AttendKernel& attend, ThreadBudget num_threads) {
   std::visit(OpRunner{memory, attend, num_threads}, op);
 }
 

@@ -65,7 +65,7 @@ class Player {
         end_step(event.rank, event.index, event.time);
     }
     if (num_ended_ != first_step_.back()) refuse_deadlock();
-    for (Rank rank = 0; rank < num_ranks(); ++rank) result_.exposed_s[rank] = result_.seconds - result_.compute_s[rank];
+    for (Rank rank = 0; rank < num_ranks(); ++rank) result_.exposed_s[rank] = std::max(0.0, result_.seconds - result_.compute_s[rank]);
     count_trailing_waits();
     return std::move(result_);
   }

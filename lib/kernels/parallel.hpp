@@ -9,16 +9,21 @@
 #include <thread>
 #include <vector>
 
-#include "seqccl/version.hpp"
+#include "seqccl/kernels.hpp"
 
 SEQCCL_BEGIN
 
-/// Calls body(item) for every item in [0, num_items), on up to `num_threads` threads; the caller is one of them. Which thread
-/// takes which item is free, so an item must write memory that no other item touches. The first exception is rethrown.
+/// Calls body(item) for every item in [0, num_items), on up to `threads.count` threads; the caller is one of them. Which thread
+/// takes which item is free, so an item must write memory that no other item touches. The first exception is rethrown. Every
+/// finished item counts as progress.
 template <class Body>
-void parallel_for(std::int64_t num_items, int num_threads, Body&& body) {
+void parallel_for(std::int64_t num_items, const ThreadBudget& threads, Body&& body) {
+  const int num_threads = threads.count;
   if (num_threads <= 1 || num_items <= 1) {
-    for (std::int64_t item = 0; item < num_items; ++item) body(item);
+    for (std::int64_t item = 0; item < num_items; ++item) {
+      body(item);
+      threads.note_progress();
+    }
     return;
   }
   std::atomic<std::int64_t> next{0};
@@ -26,18 +31,21 @@ void parallel_for(std::int64_t num_items, int num_threads, Body&& body) {
   std::exception_ptr error;
   const auto work = [&] {
     try {
-      for (std::int64_t item = next++; item < num_items && !failed; item = next++) body(item);
+      for (std::int64_t item = next++; item < num_items && !failed; item = next++) {
+        body(item);
+        threads.note_progress();
+      }
     } catch (...) {
       if (!failed.exchange(true)) error = std::current_exception();
     }
   };
   {
-    std::vector<std::thread> threads;
+    std::vector<std::thread> helpers;
     const auto num_helpers = static_cast<int>(std::min<std::int64_t>(num_threads, num_items)) - 1;
-    threads.reserve(num_helpers);
-    for (int i = 0; i < num_helpers; ++i) threads.emplace_back(work);
+    helpers.reserve(num_helpers);
+    for (int i = 0; i < num_helpers; ++i) helpers.emplace_back(work);
     work();
-    for (std::thread& thread : threads) thread.join();
+    for (std::thread& thread : helpers) thread.join();
   }
   if (error) std::rethrow_exception(error);
 }

@@ -188,6 +188,7 @@ void backward_item(const AttendBackwardArguments& a, const Work& work, std::int6
     }
     write_rows(a.dk, batch, kv_head, first, count, s.dkeys.data(), a.fresh_dkv);
     write_rows(a.dv, batch, kv_head, first, count, s.dvalues.data(), a.fresh_dkv);
+    a.num_threads.note_progress();
   }
 }
 

@@ -61,13 +61,13 @@ struct Walk {
 
   /// Calls run(offset in from, offset in to, count): pieces of the innermost axis.
   template <class Run>
-  void for_each_run(int num_threads, Run&& run) const {
+  void for_each_run(ThreadBudget num_threads, Run&& run) const {
     const std::int64_t runs = num_runs(), length = inner().extent;
     if (runs == 0 || length == 0) return;
     const std::int64_t pieces = (length + item_elements - 1) / item_elements;      // of a long run
     const std::int64_t group = std::max<std::int64_t>(1, item_elements / length);  // of short runs
     const std::int64_t num_items = pieces > 1 ? runs * pieces : (runs + group - 1) / group;
-    parallel_for(num_items, num_items < 4 ? 1 : num_threads, [&](std::int64_t item) {
+    parallel_for(num_items, num_items < 4 ? ThreadBudget(1) : num_threads, [&](std::int64_t item) {
       const std::int64_t first = pieces > 1 ? item / pieces : item * group;
       const std::int64_t last = pieces > 1 ? first + 1 : std::min(first + group, runs);
       const std::int64_t begin = pieces > 1 ? item % pieces * item_elements : 0;
@@ -87,11 +87,11 @@ struct Walk {
 
 /// Applies visit(row batch, token, head) to all rows of a (B, T, H, D) view, a few rows an item.
 template <class Visit>
-void for_each_row(const ConstTensorView& view, int num_threads, Visit&& visit) {
+void for_each_row(const ConstTensorView& view, ThreadBudget num_threads, Visit&& visit) {
   const std::int64_t tokens = view.extent(1), heads = view.extent(2), rows = view.extent(0) * tokens * heads;
   const std::int64_t group = std::max<std::int64_t>(1, item_elements / std::max<std::int64_t>(1, view.extent(3)));
   const std::int64_t num_items = (rows + group - 1) / group;
-  parallel_for(num_items, num_items < 4 ? 1 : num_threads, [&](std::int64_t item) {
+  parallel_for(num_items, num_items < 4 ? ThreadBudget(1) : num_threads, [&](std::int64_t item) {
     for (std::int64_t row = item * group; row < std::min(rows, (item + 1) * group); ++row)
       visit(row / heads / tokens, row / heads % tokens, row % heads);
   });
@@ -103,7 +103,7 @@ void check_f32(const char* who, const char* what, const ConstTensorView& view) {
 
 }  // namespace
 
-void merge(ConstTensorView part_out, ConstTensorView part_lse, TensorView out, TensorView lse, int num_threads) {
+void merge(ConstTensorView part_out, ConstTensorView part_lse, TensorView out, TensorView lse, ThreadBudget num_threads) {
   check_f32("merge", "out", out);
   const std::int64_t size = out.extent(3);
   with_element(part_out.dtype, [&]<class Element>(Element) {
@@ -121,7 +121,7 @@ void merge(ConstTensorView part_out, ConstTensorView part_lse, TensorView out, T
   });
 }
 
-void row_dot(ConstTensorView dout, ConstTensorView out, TensorView delta, int num_threads) {
+void row_dot(ConstTensorView dout, ConstTensorView out, TensorView delta, ThreadBudget num_threads) {
   check_f32("row_dot", "delta", delta);
   const std::int64_t size = out.extent(3);
   with_element(dout.dtype, [&]<class A>(A) {
@@ -160,7 +160,7 @@ void sink_gradient(ConstTensorView sinks, ConstTensorView lse, ConstTensorView d
   }
 }
 
-void copy(ConstTensorView from, TensorView to, int num_threads) {
+void copy(ConstTensorView from, TensorView to, ThreadBudget num_threads) {
   const Walk walk("copy", from.geometry, to.geometry);
   const std::int64_t from_stride = walk.inner().from, to_stride = walk.inner().to;
   with_element(from.dtype, [&]<class From>(From) {
@@ -187,7 +187,7 @@ void copy(ConstTensorView from, TensorView to, int num_threads) {
   });
 }
 
-void add(ConstTensorView from, TensorView to, int num_threads) {
+void add(ConstTensorView from, TensorView to, ThreadBudget num_threads) {
   check_f32("add", "to", to);
   const Walk walk("add", from.geometry, to.geometry);
   const std::int64_t from_stride = walk.inner().from, to_stride = walk.inner().to;
@@ -204,7 +204,7 @@ void add(ConstTensorView from, TensorView to, int num_threads) {
   });
 }
 
-void zero(TensorView to, int num_threads) {
+void zero(TensorView to, ThreadBudget num_threads) {
   const Walk walk("zero", to.geometry, to.geometry);
   const std::int64_t stride = walk.inner().to;
   const std::size_t element_bytes = size_bytes(to.dtype);

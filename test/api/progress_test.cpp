@@ -1,0 +1,75 @@
+// progress_test.cpp - a long kernel that publishes progress is slow, one that does not is stalled.
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "seqccl/seqccl.hpp"
+#include "support/tensor.hpp"
+#include "support/watchdog.hpp"
+
+namespace seqccl::test {
+namespace {
+
+using std::chrono::milliseconds;
+
+/// One forward pass on two ranks with a timeout of 0.4 s; on rank 1 the kernel takes 1.2 s.
+void run_with_slow_kernel(bool publishes) {
+  Watchdog dog(std::chrono::seconds(60));
+  run_ranks(
+      2,
+      [&](Communicator& comm) {
+        const auto leash = dog.watch(comm.transport());
+        AttentionSpec spec;
+        spec.partition = Partition::contiguous(8, 2);
+        spec.head_dim = 4;
+        spec.method = Method::head_swap;
+        spec.q_heads = 2;
+        const bool slow = comm.rank() == 1;
+        spec.kernel = {.name = "slow", .accumulates = true, .run = [slow, publishes](const AttendArguments& arguments) {
+                         for (int i = 0; slow && i < 12; ++i) {
+                           std::this_thread::sleep_for(milliseconds(100));
+                           if (publishes) arguments.num_threads.note_progress();
+                         }
+                         cpu::attend(arguments);
+                       }};
+        const HostTensor x = random_tensor(f32, {1, 4, 2, 4}, 1);
+        HostTensor out(f32, {1, 4, 2, 4}), lse(f32, {1, 2, 4});
+        Attention attention(comm, spec);
+        attention.forward(x.view(), x.view(), x.view(), out.view(), lse.view());
+      },
+      {.timeout = milliseconds(400)});
+}
+
+TEST(Progress, ASlowKernelThatPublishesIsWaitedFor) { EXPECT_NO_THROW(run_with_slow_kernel(true)); }
+
+TEST(Progress, ASilentKernelIsStalledAndNamed) {
+  try {
+    run_with_slow_kernel(false);
+    FAIL() << "nobody noticed";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::stalled) << error.what();
+    EXPECT_EQ(error.culprits(), std::vector<Rank>{1}) << error.what();
+    EXPECT_NE(std::string(error.what()).find("inside compute step"), std::string::npos) << error.what();
+  }
+}
+
+TEST(Progress, TheLibrarysKernelsPublish) {
+  const HostTensor x = random_tensor(f32, {1, 130, 2, 16}, 1), statistic = random_tensor(f32, {1, 130, 2, 1}, 2);
+  HostTensor out(f32, {1, 130, 2, 16}), lse(f32, {1, 130, 2, 1}), dq = out, dk = out, dv = out;
+  const std::vector<BandSlice> all{{0, 130, 0, 130}};
+  for (const int num_threads : {1, 2}) {
+    std::atomic<std::int64_t> progress{0};
+    cpu::attend({.q = x.view(), .k = x.view(), .v = x.view(), .out = out.view(), .lse = lse.view(), .slices = all, .fresh = true,
+                 .num_threads = {num_threads, &progress}});
+    EXPECT_GT(progress, 0);
+    progress = 0;
+    cpu::attend_backward({.q = x.view(), .k = x.view(), .v = x.view(), .dout = x.view(), .lse = statistic.view(), .delta = statistic.view(),
+                          .dq = dq.view(), .dk = dk.view(), .dv = dv.view(), .slices = all, .fresh_dq = true, .fresh_dkv = true,
+                          .num_threads = {num_threads, &progress}});
+    EXPECT_GT(progress, 0);
+  }
+}
+
+}  // namespace
+}  // namespace seqccl::test
