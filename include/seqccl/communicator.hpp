@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "seqccl/mesh.hpp"
@@ -19,6 +20,12 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(std::size_t num_bytes);
+  Buffer(Buffer&& other) noexcept : data_(std::move(other.data_)), num_bytes_(std::exchange(other.num_bytes_, 0)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    data_ = std::move(other.data_);
+    num_bytes_ = std::exchange(other.num_bytes_, 0);
+    return *this;
+  }
   [[nodiscard]] std::byte* data() const noexcept { return data_.get(); }
   [[nodiscard]] std::size_t num_bytes() const noexcept { return num_bytes_; }
 

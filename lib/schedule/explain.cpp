@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <set>
 #include <utility>
@@ -171,8 +172,8 @@ std::string human_bytes(double bytes) {
 }
 
 std::string human_seconds(double seconds) {
+  if (std::abs(seconds) < 0.5e-12) return "0 s";
   if (seconds < 0) return "-" + human_seconds(-seconds);
-  if (seconds < 0.5e-12) return "0 s";
   constexpr std::pair<double, const char*> units[] = {{1e9, "ns"}, {1e6, "us"}, {1e3, "ms"}};
   for (const auto& [per_second, unit] : units)
     if (seconds * per_second < 999.5) return three_digits(seconds * per_second) + " " + unit;

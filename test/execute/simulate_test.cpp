@@ -173,6 +173,12 @@ TEST(Simulate, LanesShareThePort) {
   EXPECT_NEAR(seconds(fan_out(3, {1, 1, 1}), cluster_with(10e-6, 1)), latency + 30e-6, 1e-14);
 }
 
+TEST(Simulate, SendIsDoneWhenItsMessageArrives) {
+  const Simulation simulation = simulate(fan_out(2, {1}), cluster_with(10e-6, 1));
+  EXPECT_NEAR(simulation.steps[0][0].end_s, latency + 10e-6, 1e-14);
+  EXPECT_EQ(simulation.steps[0][0].end_s, simulation.steps[1][0].end_s);
+}
+
 TEST(Simulate, PortsAreFullDuplex) {
   const auto schedules = record(2, [](Recorder& plan) {
     const Block mine = input(plan), other = scratch(plan);

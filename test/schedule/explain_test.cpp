@@ -91,6 +91,7 @@ TEST(Human, Seconds) {
   EXPECT_EQ(human_seconds(99.97e-6), "100 us");
   EXPECT_EQ(human_seconds(7384), "7384 s");
   EXPECT_EQ(human_seconds(-3e-6), "-3.0 us");
+  EXPECT_EQ(human_seconds(-1e-19), "0 s") << "what subtraction leaves";
 }
 
 // --- The page. --------------------------------------------------------------------------------------------------------
@@ -148,6 +149,32 @@ TEST(Explain, NamesRanksTimesWorkspaceAndTheExposingStep) {
   ASSERT_GE(step, 0);
   EXPECT_TRUE(has(text, "its step " + std::to_string(step) + ": " + schedules[rank].label(schedules[rank].steps[step]))) << text;
   EXPECT_TRUE(has(text, "5.0 us + bytes / 250 MB/s")) << text;
+}
+
+/// Ranks 1 and 2 compute, then send 1 KiB each to rank 0, which computes nothing.
+std::vector<Schedule> fan_in() {
+  std::vector<Schedule> schedules;
+  for (Rank rank = 0; rank < 3; ++rank) {
+    Recorder plan{"fan in", rank, 3};
+    const Block block = plan.scratch(f32, {1, 512, 1, 1});
+    if (rank == 0) {
+      plan.exchange({}, {{1, block.tokens(0, 256)}, {2, block.tokens(256, 256)}});
+    } else {
+      plan.compute(Zero{block});
+      plan.exchange({{0, block.tokens(0, 256)}}, {});
+    }
+    schedules.push_back(std::move(plan).finish("test"));
+  }
+  return schedules;
+}
+
+TEST(Explain, SendsAndReceivesAreTold) {
+  const std::string text = explain(fan_in(), simulate(fan_in(), Cluster{}), Cluster{}, 0);
+  std::istringstream line(line_of(text, "inside nodes").substr(12));
+  std::string words, word;
+  while (line >> word) words += (words.empty() ? "" : " ") + word;
+  EXPECT_EQ(words, "2.0 KiB 1.0 KiB (rank 1) 2.0 KiB (rank 0) 2 1 (rank 1) 2 (rank 0)") << text;
+  EXPECT_TRUE(has(text, "  2.0 KiB in  ")) << text;
 }
 
 TEST(Explain, BalanceIsBusiestOverMean) {
@@ -294,6 +321,11 @@ TEST(Draw, MarksTheTimeInWhichARankDoesNotCompute) {
   fast.inside = fast.between = {0, 1e18};
   fast.step_overhead_s = 1;
   EXPECT_EQ(count(draw(schedules, simulate(schedules, fast)), ": does not compute"), 0u);
+}
+
+TEST(Draw, MarksTheTimeAfterTheLastComputeStep) {
+  const std::string svg = draw(fan_in(), simulate(fan_in(), Cluster{}));
+  EXPECT_EQ(count(svg, ": does not compute"), 2u) << "ranks 1 and 2 while they send; rank 0 has no compute lane";
 }
 
 TEST(Draw, StaysOfSensibleSize) {
