@@ -7,17 +7,15 @@
 #include <cmath>
 #include <limits>
 
-#include "seqccl/attention.hpp"
-#include "seqccl/linear_attention.hpp"
+#include "spec.hpp"
 
 SEQCCL_BEGIN
 
-namespace {
+namespace collectives {
 
 Error refuse(const char* who, const std::string& what) { return {ErrorKind::argument, fmt::format("{}: {}", who, what)}; }
 
-/// The extents' product in bytes must fit 62 bits: everything later computes with it.
-void check_sizes(const char* who, std::initializer_list<std::pair<const char*, std::int64_t>> extents) {
+void check_sizes(const char* who, std::span<const std::pair<const char*, std::int64_t>> extents) {
   long double bytes = 8;
   for (const auto& [name, value] : extents) {
     if (value < 0) throw refuse(who, fmt::format("{} is {}, want 0 or more", name, value));
@@ -25,6 +23,12 @@ void check_sizes(const char* who, std::initializer_list<std::pair<const char*, s
   }
   if (bytes > 0x1p62L) throw refuse(who, "the tensors are larger than 2^62 bytes");
 }
+
+}  // namespace collectives
+
+using collectives::check_sizes, collectives::refuse;
+
+namespace {
 
 template <class Value, std::size_t count>
 Value from_name(const std::string& text, const char* who, const std::array<Value, count>& values, std::initializer_list<const char*> later) {

@@ -75,8 +75,10 @@ std::vector<Swap::Returned> Swap::leave(const Block& all, const HeadShares& shar
     const Rank to = right(i), from = left(i);
     for (const auto& [local, row] : rows_.landings[to]) {
       const Block rows = all.tokens(row.first, row.count);
-      if (i == 0) copy(rows, result[to].block.tokens(local.first, local.count));
-      else messages.sends.push_back({to, rows});
+      if (i == 0)
+        copy(rows, result[to].block.tokens(local.first, local.count));
+      else
+        messages.sends.push_back({to, rows});
     }
     if (i == 0) continue;
     for (const auto& [local, row] : rows_.landings[plan_.rank()])

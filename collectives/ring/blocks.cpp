@@ -11,7 +11,8 @@ namespace collectives {
 
 Schedule ring_blocks(const RingSpec& spec, Rank rank, const RecordOptions& options, const RingStep& step, std::span<const Slot> states) {
   if (states.size() > Custom::max_operands)
-    throw Error(ErrorKind::argument, fmt::format("ring blocks: state has {} tensors, want at most {}", states.size(), Custom::max_operands));
+    throw Error(ErrorKind::argument,
+                fmt::format("ring blocks: state has {} tensors, want at most {}", states.size(), Custom::max_operands));
   const Partition& partition = spec.partition;
   const std::int64_t own = partition.tokens_on(rank);
   Recorder plan("ring blocks", rank, partition.num_ranks());

@@ -21,9 +21,9 @@ std::vector<Run> runs_of(const Partition& partition) {
   return runs;
 }
 
-Block StateScan::scratch_state() { return plan_.scratch(f32, {setup_.batch, 1, setup_.heads, setup_.state_size}); }
+Block ScanRecorder::scratch_state() { return plan_.scratch(f32, {setup_.batch, 1, setup_.heads, setup_.state_size}); }
 
-Summary StateScan::summary(std::size_t v) {
+Summary ScanRecorder::summary(std::size_t v) {
   summaries_.resize(order_.size());
   Summary& summary = summaries_[v];
   if (!summary.update.present()) {
@@ -33,7 +33,12 @@ Summary StateScan::summary(std::size_t v) {
   return summary;
 }
 
-void StateScan::step(std::size_t v, const Block& state) {
+void ScanRecorder::give(std::size_t v, const Summary& summary) {
+  summaries_.resize(order_.size());
+  summaries_[v] = summary;
+}
+
+void ScanRecorder::step(std::size_t v, const Block& state) {
   StateStep op{.log_sum = summaries_[v].log_sum, .update = summaries_[v].update, .state = state};
   if (setup_.constant.present()) {
     op.log_sum = setup_.constant;
@@ -43,7 +48,7 @@ void StateScan::step(std::size_t v, const Block& state) {
 }
 
 // Every run goes to the ranks that own a later run.
-void StateScan::exchange(Scan scan) {
+void ScanRecorder::exchange(Scan scan) {
   summaries_.resize(order_.size());
   if (order_.empty()) return;
   if (mine(0) && setup_.initial.present()) {  // fold the initial state into the first update
@@ -60,9 +65,10 @@ void StateScan::exchange(Scan scan) {
   for (std::size_t v = 0; v + 1 < order_.size(); ++v) {
     const bool travels_log_sum = setup_.log_sum_size != 0 && v > 0;
     if (mine(v)) {
-      for (int i = 1; i < plan_.num_ranks(); ++i) {
-        const Rank to = (plan_.rank() + i) % plan_.num_ranks();
-        if (last_of[to] <= v) continue;
+      // In the order of the scan: ranks then receive from one peer after the other, not all from the same one.
+      for (std::size_t later = v + 1; later < order_.size(); ++later) {
+        const Rank to = order_[later].owner;
+        if (to == plan_.rank() || last_of[to] != later) continue;  // once per rank: at its last run
         sends.push_back({to, summaries_[v].update});
         if (travels_log_sum) sends.push_back({to, summaries_[v].log_sum});
       }
@@ -77,12 +83,12 @@ void StateScan::exchange(Scan scan) {
   plan_.exchange(std::move(sends), std::move(receives));
 }
 
-void StateScan::finish(Scan scan, const std::function<void(std::size_t, const Block&)>& enter, const Block& leaving) {
+void ScanRecorder::finish(Scan scan, const std::function<void(std::size_t, const Block&)>& enter, const Block& leaving) {
   if (scan == Scan::all_gather) finish_gathered(enter, leaving);
   else finish_chain(enter, leaving);
 }
 
-void StateScan::finish_gathered(const std::function<void(std::size_t, const Block&)>& enter, const Block& leaving) {
+void ScanRecorder::finish_gathered(const std::function<void(std::size_t, const Block&)>& enter, const Block& leaving) {
   std::size_t end = 0;  // one past my last run
   for (std::size_t v = 0; v < order_.size(); ++v)
     if (mine(v)) end = v + 1;
@@ -102,7 +108,7 @@ void StateScan::finish_gathered(const std::function<void(std::size_t, const Bloc
 }
 
 // Receive, hand over, step, send: only `step` lies between two hops.
-void StateScan::finish_chain(const std::function<void(std::size_t, const Block&)>& enter, const Block& leaving) {
+void ScanRecorder::finish_chain(const std::function<void(std::size_t, const Block&)>& enter, const Block& leaving) {
   Block state;  // what entered my present run, then what leaves it
   for (std::size_t v = 0; v < order_.size(); ++v) {
     if (!mine(v)) continue;

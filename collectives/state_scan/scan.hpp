@@ -33,7 +33,7 @@ struct Summary {
 ///
 /// over the runs in the order given: sequence order for states, reversed for their gradients. An initial state is folded into
 /// the first update by its owner, so the first log_sum never travels.
-class StateScan {
+class ScanRecorder {
  public:
   struct Setup {
     std::int64_t batch, heads, state_size;  // state_size = Dk Dv
@@ -41,10 +41,12 @@ class StateScan {
     Block constant;                         // log_decay of a constant decay, else absent
     Block initial;                          // (B, 1, H, Dk Dv) on the owner of the first run, or absent
   };
-  StateScan(Recorder& plan, std::vector<Run> order, Setup setup) : plan_(plan), order_(std::move(order)), setup_(setup) {}
+  ScanRecorder(Recorder& plan, std::vector<Run> order, Setup setup) : plan_(plan), order_(std::move(order)), setup_(setup) {}
 
   /// Where the summary of my run at place v of the order must be written before exchange() is recorded.
   [[nodiscard]] Summary summary(std::size_t v);
+  /// The same for a summary that is already there, in blocks that can be sent.
+  void give(std::size_t v, const Summary& summary);
   /// all_gather: the one exchange, in flight while the caller records local work. chain: nothing yet.
   void exchange(Scan scan);
   /// Calls enter(v, state) for each of my runs in order; `state` is the entering state (B, 1, H, Dk Dv), absent if it is zero.

@@ -40,8 +40,8 @@ struct LinearLayer {
   [[nodiscard]] Recorder::Shape states(std::int64_t count) const { return {spec.batch, count, spec.heads, spec.head_dim * spec.dim_v()}; }
   [[nodiscard]] static Block rows(const Block& block, const Run& run) { return block.tokens(run.local, run.count); }
 
-  [[nodiscard]] StateScan::Setup scan_setup(const Block& initial) const {
-    StateScan::Setup setup{spec.batch, spec.heads, spec.head_dim * spec.dim_v(), 0, {}, initial};
+  [[nodiscard]] ScanRecorder::Setup scan_setup(const Block& initial) const {
+    ScanRecorder::Setup setup{spec.batch, spec.heads, spec.head_dim * spec.dim_v(), 0, {}, initial};
     if (spec.kind == LinearKind::scalar_gate) setup.log_sum_size = 1;
     if (spec.kind == LinearKind::vector_gate) setup.log_sum_size = spec.head_dim;
     if (constant()) setup.constant = log_decay;
@@ -62,7 +62,7 @@ Schedule linear_forward(const LinearSpec& spec, Rank rank, const RecordOptions& 
   const Block state_out = spec.state_out && holds_last ? plan.output(Tensor::state_out, f32, layer.states(1)) : Block{};
   const Block sum = spec.dtype == f32 ? out : plan.scratch(f32, {spec.batch, layer.tokens, spec.heads, spec.dim_v()});
 
-  StateScan scan(plan, std::move(runs), layer.scan_setup(state_in));
+  ScanRecorder scan(plan, std::move(runs), layer.scan_setup(state_in));
   const auto& order = scan.order();
   for (std::size_t v = 0; v < order.size(); ++v) {
     if (!scan.mine(v)) continue;
@@ -109,7 +109,7 @@ Schedule linear_backward(const LinearSpec& spec, Rank rank, const RecordOptions&
   const Block dlog_decay =
       spec.kind == LinearKind::basic ? Block{} : plan.output(Tensor::dlog_decay, f32, layer.decay_shape());
 
-  StateScan scan(plan, std::move(reversed), layer.scan_setup(dstate_out));
+  ScanRecorder scan(plan, std::move(reversed), layer.scan_setup(dstate_out));
   const auto& order = scan.order();
   for (std::size_t v = 0; v < order.size(); ++v) {
     if (!scan.mine(v)) continue;

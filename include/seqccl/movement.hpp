@@ -69,7 +69,7 @@ class HeadSwap {
   HeadSwap(HeadSwap&&) noexcept;
   HeadSwap& operator=(HeadSwap&&) noexcept;
 
-  void to_heads(ConstTensorView tokens, TensorView heads);  // (B, T, H, D) -> (B, N, h_r, D)
+  void to_heads(ConstTensorView tokens, TensorView heads);   // (B, T, H, D) -> (B, N, h_r, D)
   void to_tokens(ConstTensorView heads, TensorView tokens);  // (B, N, h_r, D) -> (B, T, H, D)
 
   /// Heads of `rank`: [rank H / P, (rank + 1) H / P), rounded down. @throws Error(argument) if there is no such rank
@@ -111,8 +111,9 @@ using KvAllGatherSpec = KvSpec;
 /// in rank order, in f32: bitwise repeatable. Source: the group-cast and group-reduce of MagiAttention; with a full mask, the
 /// key/value all-gather of Llama 3 (arXiv:2407.21783).
 ///
-/// Cost: one exchange of two messages per pair of ranks that see each other; rank r receives B (num_rows - T) Hkv (Dk + Dv) elements
-/// in gather, and in reduce as many f32 numbers for each rank that sees a row of its own. gather copies k_all and v_all once.
+/// Cost: one exchange of two messages per pair of ranks that see each other. Rank r receives B Hkv (Dk + Dv) elements for each of
+/// its num_rows - T rows in gather, and as many f32 numbers for each row of its own and rank that sees it in reduce. gather
+/// copies k_all and v_all out of the arena once.
 class KvAllGather {
  public:
   KvAllGather(Communicator& comm, KvAllGatherSpec spec);
@@ -145,8 +146,8 @@ struct StateScanSpec {
   LinearKind decay = LinearKind::basic;  // what log_sums are: absent, (H), (B, R, H, 1) or (B, R, H, Dk)
   Partition partition;                   // every segment of step 1
   Scan scan = Scan::all_gather;
-  bool reverse = false;                  // from the last run to the first: gradients of states
-  bool initial = false;                  // a state enters the first run (reverse: the last)
+  bool reverse = false;  // from the last run to the first: gradients of states
+  bool initial = false;  // a state enters the first run (reverse: the last)
 
   [[nodiscard]] std::string describe() const;
 };
@@ -174,8 +175,8 @@ class StateScan {
   /// R: states in `updates` and `entering`.
   [[nodiscard]] std::int64_t num_runs() const;
 
-  /// updates, entering (B, R, H, Dk, Dv), the last two axes contiguous; initial (B, H, Dk, Dv), read only on the rank that has the first run
-  /// (reverse: the last). log_sums (B, R, H, 1 | Dk) natural logs; (H) the log decay of one token if it is constant; absent if there is
+  /// updates, entering (B, R, H, Dk, Dv), the last two axes contiguous; initial (B, H, Dk, Dv), read only on the rank that has the first
+  /// run (reverse: the last). log_sums (B, R, H, 1 | Dk) natural logs; (H) the log decay of one token if it is constant; absent if there is
   /// none. All f32.
   void run(ConstTensorView updates, ConstTensorView log_sums, ConstTensorView initial, TensorView entering);
   [[nodiscard]] const StateScanSpec& spec() const noexcept;
