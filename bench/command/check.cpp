@@ -50,13 +50,17 @@ TensorCheck compare(const std::string& name, const HostTensor& got, const HostTe
   const double count = num_finite > 0 ? static_cast<double>(num_finite) : 1;
   const double rounding = 4 * epsilon(judge.dtype) * check.reference_max;
   check.plain_rms = std::sqrt(plain_square / count);
+  if (norm > 0) check.relative_cap = std::max(check.relative_cap, 2 * std::sqrt(plain_square / norm));
   check.max_bar = plain.present() ? 2 * check.plain_max + rounding : rounding + relative_cap(judge) * check.reference_max;
   check.rms_bar = plain.present() ? 2 * check.plain_rms + rounding : check.max_bar;
 
   double square = 0;
   for (std::int64_t i = 0; i < want.size(); ++i) {
     const double right = want.get(i), value = got.get(i);
-    if (std::isnan(right) && std::isnan(value)) continue;
+    if (std::isnan(right) && std::isnan(value)) {
+      ++check.num_nan;
+      continue;
+    }
     if (std::isinf(right) && right == value) continue;
     const double error = std::abs(value - right);
     check.num_wrong += !(error <= check.max_bar);
@@ -78,6 +82,18 @@ std::int64_t CheckOutcome::num_wrong() const noexcept {
   std::int64_t sum = 0;
   for (const TensorCheck& tensor : tensors) sum += tensor.num_wrong;
   return sum;
+}
+
+std::int64_t CheckOutcome::num_nan() const noexcept {
+  std::int64_t sum = 0;
+  for (const TensorCheck& tensor : tensors) sum += tensor.num_nan;
+  return sum;
+}
+
+std::string CheckOutcome::coverage_text() const {
+  if (num_nan() == 0) return coverage;
+  return coverage + "; " + std::to_string(num_nan()) +
+         " NaN in the results, as in the reference: the input has NaN, infinities or numbers that overflow";
 }
 
 double CheckOutcome::worst() const noexcept {

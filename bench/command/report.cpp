@@ -62,7 +62,11 @@ Json to_json(const CheckOutcome& outcome) {
                        {"reference_max", t.reference_max},
                        {"num_wrong", t.num_wrong},
                        {"num_checked", t.num_checked}});
-  return {{"passed", outcome.passed()}, {"coverage", outcome.coverage}, {"num_wrong", outcome.num_wrong()}, {"tensors", tensors}};
+  return {{"passed", outcome.passed()},
+          {"coverage", outcome.coverage},
+          {"num_nan", outcome.num_nan()},
+          {"num_wrong", outcome.num_wrong()},
+          {"tensors", tensors}};
 }
 
 void RunReport::add(const std::string& method, const std::vector<Direction>& directions, const CheckOutcome* outcome) {
@@ -94,7 +98,7 @@ void RunReport::add(const std::string& method, const std::vector<Direction>& dir
   }
   if (outcome != nullptr) {
     result["check"] = to_json(*outcome);
-    coverage_ = outcome->coverage;
+    if (coverage_.empty() || outcome->num_nan() != 0) coverage_ = outcome->coverage_text();
     passed_ = passed_ && outcome->passed();
     for (const TensorCheck& t : outcome->tensors)
       if (!t.passed())

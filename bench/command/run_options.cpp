@@ -11,7 +11,8 @@ namespace seqccl::command {
 
 void RunOptions::add_to(CLI::App& app) {
   app.add_option("-i,--input", input, "File of whole tensors (safetensors)")->required();
-  app.add_option("-o,--output", output, "File to write the results to (safetensors); replaced as a whole or not at all");
+  app.add_option("-o,--output", output,
+                 "File to write the results to (safetensors); replaced as a whole or not at all; written also if --check fails");
   app.add_option("-p,--ranks", num_ranks, "Number of ranks")->capture_default_str();
   app.add_option("-x,--transport", transport, "How ranks meet: threads")->capture_default_str();
   app.add_option("--partition", partition, "contiguous|zigzag|striped|uneven:T0,T1,...")->capture_default_str();

@@ -8,9 +8,7 @@
 SEQCCL_BEGIN
 namespace collectives {
 
-Keys Keys::part(Rows rows) const {
-  return {k.tokens(rows.first, rows.count), v.tokens(rows.first, rows.count), part_of(pieces, rows)};
-}
+Keys Keys::part(Rows rows) const { return {k.tokens(rows.first, rows.count), v.tokens(rows.first, rows.count), part_of(pieces, rows)}; }
 
 Block scratch_like(Recorder& plan, const Block& like, std::int64_t tokens) {
   const Slot slot = plan.slot(like);
@@ -82,9 +80,7 @@ Block SoftmaxLayer::result(Tensor tensor, Recorder::Shape shape, bool direct) {
   return from;
 }
 
-Rows SoftmaxLayer::query_need(Rank reader, Rank owner) const {
-  return hull(mask.seeing_queries(pieces(owner), pieces(reader)));
-}
+Rows SoftmaxLayer::query_need(Rank reader, Rank owner) const { return hull(mask.seeing_queries(pieces(owner), pieces(reader))); }
 
 Keys SoftmaxLayer::scratch_keys(std::int64_t tokens, std::int64_t num_heads) {
   return {plan.scratch(spec.dtype, {spec.batch, tokens, num_heads, spec.head_dim}),

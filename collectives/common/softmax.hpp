@@ -69,7 +69,7 @@ class SoftmaxLayer {
   const int num_ranks;
   Recorder plan;
   BoundMask mask;
-  HeadMap heads;           // of all heads
+  HeadMap heads;  // of all heads
 
   Queries queries;         // mine
   Keys keys;               // mine

@@ -31,7 +31,8 @@ using collectives::check_sizes, collectives::refuse;
 namespace {
 
 template <class Value, std::size_t count>
-Value from_name(const std::string& text, const char* who, const std::array<Value, count>& values, std::initializer_list<const char*> later) {
+Value from_name(const std::string& text, const char* who, const std::array<Value, count>& values,
+                std::initializer_list<const char*> later) {
   std::string known;
   for (const Value value : values) {
     if (text == name(value)) return value;
@@ -93,7 +94,8 @@ void validate(const AttentionSpec& spec, int num_ranks) {
     throw refuse(who, fmt::format("kv_heads is {}, want a divisor of q_heads = {}", spec.num_kv_heads(), spec.q_heads));
   if (spec.head_dim < 1) throw refuse(who, fmt::format("head_dim is {}, want 1 or more", spec.head_dim));
   if (spec.dim_v() < 1) throw refuse(who, fmt::format("v_head_dim is {}, want 1 or more", spec.v_head_dim));
-  if (spec.q_heads > std::numeric_limits<std::int32_t>::max()) throw refuse(who, fmt::format("q_heads is {}, want below 2^31", spec.q_heads));
+  if (spec.q_heads > std::numeric_limits<std::int32_t>::max())
+    throw refuse(who, fmt::format("q_heads is {}, want below 2^31", spec.q_heads));
   if (spec.dtype == DType::f64) throw refuse(who, "dtype is f64, want f32, f16 or bf16");
   if (spec.partition.num_ranks() != num_ranks)
     throw refuse(who, fmt::format("partition is over {} ranks, want {} as the communicator has", spec.partition.num_ranks(), num_ranks));
@@ -135,8 +137,9 @@ void validate(const LinearSpec& spec, int num_ranks) {
   if (spec.partition.num_ranks() != num_ranks)
     throw refuse(who, fmt::format("partition is over {} ranks, want {} as the communicator has", spec.partition.num_ranks(), num_ranks));
   if (!spec.partition.has_contiguous_segments())
-    throw refuse(who, "partition is striped: neighbouring tokens lie on different ranks, so there are no runs to scan over; "
-                      "use contiguous, zigzag or uneven");
+    throw refuse(who,
+                 "partition is striped: neighbouring tokens lie on different ranks, so there are no runs to scan over; "
+                 "use contiguous, zigzag or uneven");
 }
 
 SEQCCL_END

@@ -10,9 +10,8 @@ namespace collectives {
 Schedule ring_forward(const AttentionSpec& spec, Rank rank, const RecordOptions& options) {
   SoftmaxLayer layer("ring forward", SoftmaxLayer::Pass::forward, spec, rank, options);
   const RingPath path(layer, RingPath::Travels::keys);
-  record_visits(layer.plan, path, spec.partition, layer.keys, [&](Rank owner, const Keys& block) {
-    layer.attend(layer.queries, block, layer.state, /*fresh=*/owner == rank, owner);
-  });
+  record_visits(layer.plan, path, spec.partition, layer.keys,
+                [&](Rank owner, const Keys& block) { layer.attend(layer.queries, block, layer.state, /*fresh=*/owner == rank, owner); });
   return std::move(layer).finish();
 }
 
@@ -37,8 +36,10 @@ Schedule ring_backward(const AttentionSpec& spec, Rank rank, const RecordOptions
 
     const Rows rows = t < num_ranks ? path.need(rank, owner) : Rows{};
     const KeyGradients part = sum[t % 2].part({0, rows.count});
-    if (t == 0) layer.attend_backward(layer.queries, with, layer.keys, layer.gradients, layer.heads, true, true, rank);
-    else if (rows.count != 0) layer.attend_backward(layer.queries, with, here, part, layer.heads, false, true, owner);
+    if (t == 0)
+      layer.attend_backward(layer.queries, with, layer.keys, layer.gradients, layer.heads, true, true, rank);
+    else if (rows.count != 0)
+      layer.attend_backward(layer.queries, with, here, part, layer.heads, false, true, owner);
 
     // What the ranks before me on the path have summed for this block, and what has come to its end for my own keys.
     if (t >= 2) {

@@ -84,8 +84,10 @@ void ScanRecorder::exchange(Scan scan) {
 }
 
 void ScanRecorder::finish(Scan scan, const std::function<void(std::size_t, const Block&)>& enter, const Block& leaving) {
-  if (scan == Scan::all_gather) finish_gathered(enter, leaving);
-  else finish_chain(enter, leaving);
+  if (scan == Scan::all_gather)
+    finish_gathered(enter, leaving);
+  else
+    finish_chain(enter, leaving);
 }
 
 void ScanRecorder::finish_gathered(const std::function<void(std::size_t, const Block&)>& enter, const Block& leaving) {
@@ -126,8 +128,10 @@ void ScanRecorder::finish_chain(const std::function<void(std::size_t, const Bloc
         plan_.compute(Copy{state, next}, plan_.rank());
         step(v, next);
       }
-      if (is_last) plan_.compute(Copy{next, leaving});
-      else if (!mine(v + 1)) plan_.exchange({{order_[v + 1].owner, next}}, {}, Lane::comm, Native::none, order_[v + 1].owner);
+      if (is_last)
+        plan_.compute(Copy{next, leaving});
+      else if (!mine(v + 1))
+        plan_.exchange({{order_[v + 1].owner, next}}, {}, Lane::comm, Native::none, order_[v + 1].owner);
       state = next;
     }
     enter(v, entering);

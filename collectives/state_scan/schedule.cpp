@@ -17,15 +17,15 @@ struct LinearLayer {
   std::int64_t tokens, runs;
   Block q, k, v, log_decay;
 
-  LinearLayer(const char* name, const LinearSpec& layer_spec, Rank rank, const RecordOptions& options)
+  LinearLayer(const char* name, const LinearSpec& layer_spec, Rank rank)
       : spec(layer_spec),
         plan(name, rank, layer_spec.partition.num_ranks()),
         tokens(layer_spec.partition.tokens_on(rank)),
         runs(static_cast<std::int64_t>(layer_spec.partition.segments(rank).size())) {
-    const bool sendable = options.inputs_sendable;
-    q = plan.input(Tensor::q, spec.dtype, {spec.batch, tokens, spec.heads, spec.head_dim}, sendable);
-    k = plan.input(Tensor::k, spec.dtype, {spec.batch, tokens, spec.heads, spec.head_dim}, sendable);
-    v = plan.input(Tensor::v, spec.dtype, {spec.batch, tokens, spec.heads, spec.dim_v()}, sendable);
+    // Only states travel: these are never sent, so they may have any strides.
+    q = plan.input(Tensor::q, spec.dtype, {spec.batch, tokens, spec.heads, spec.head_dim});
+    k = plan.input(Tensor::k, spec.dtype, {spec.batch, tokens, spec.heads, spec.head_dim});
+    v = plan.input(Tensor::v, spec.dtype, {spec.batch, tokens, spec.heads, spec.dim_v()});
     if (spec.kind != LinearKind::basic) log_decay = plan.input(Tensor::log_decay, f32, decay_shape());
   }
 
@@ -51,8 +51,8 @@ struct LinearLayer {
 
 }  // namespace
 
-Schedule linear_forward(const LinearSpec& spec, Rank rank, const RecordOptions& options) {
-  LinearLayer layer("linear forward", spec, rank, options);
+Schedule linear_forward(const LinearSpec& spec, Rank rank, const RecordOptions& /*options*/) {
+  LinearLayer layer("linear forward", spec, rank);
   Recorder& plan = layer.plan;
   std::vector<Run> runs = runs_of(spec.partition);
   const bool holds_first = !runs.empty() && runs.front().owner == rank, holds_last = !runs.empty() && runs.back().owner == rank;
@@ -68,7 +68,8 @@ Schedule linear_forward(const LinearSpec& spec, Rank rank, const RecordOptions& 
     if (!scan.mine(v)) continue;
     const Run& run = order[v];
     const Summary summary = scan.summary(v);
-    plan.compute(LinearSummary{layer.rows(layer.k, run), layer.rows(layer.v, run), layer.decay_of(run), summary.update, summary.log_sum}, rank);
+    plan.compute(LinearSummary{layer.rows(layer.k, run), layer.rows(layer.v, run), layer.decay_of(run), summary.update, summary.log_sum},
+                 rank);
   }
   scan.exchange(spec.scan);
   for (std::size_t v = 0; v < order.size(); ++v) {  // while the summaries travel
@@ -93,12 +94,13 @@ Schedule linear_forward(const LinearSpec& spec, Rank rank, const RecordOptions& 
 }
 
 // The gradient of the state runs the other way with the same (diagonal) transitions: the same scan over reversed runs.
-Schedule linear_backward(const LinearSpec& spec, Rank rank, const RecordOptions& options) {
-  LinearLayer layer("linear backward", spec, rank, options);
+Schedule linear_backward(const LinearSpec& spec, Rank rank, const RecordOptions& /*options*/) {
+  LinearLayer layer("linear backward", spec, rank);
   Recorder& plan = layer.plan;
   std::vector<Run> reversed = runs_of(spec.partition);
   std::reverse(reversed.begin(), reversed.end());
-  const bool holds_first = !reversed.empty() && reversed.back().owner == rank, holds_last = !reversed.empty() && reversed.front().owner == rank;
+  const bool holds_first = !reversed.empty() && reversed.back().owner == rank,
+             holds_last = !reversed.empty() && reversed.front().owner == rank;
   const Block dout = plan.input(Tensor::dout, spec.dtype, {spec.batch, layer.tokens, spec.heads, spec.dim_v()});
   const Block entering = plan.input(Tensor::entering_state, f32, layer.states(layer.runs));
   const Block dstate_out = spec.state_out && holds_last ? plan.input(Tensor::dstate_out, f32, layer.states(1)) : Block{};
@@ -106,8 +108,7 @@ Schedule linear_backward(const LinearSpec& spec, Rank rank, const RecordOptions&
   const Block dk = plan.output(Tensor::dk, spec.dtype, {spec.batch, layer.tokens, spec.heads, spec.head_dim});
   const Block dv = plan.output(Tensor::dv, spec.dtype, {spec.batch, layer.tokens, spec.heads, spec.dim_v()});
   const Block dstate_in = spec.state_in && holds_first ? plan.output(Tensor::dstate_in, f32, layer.states(1)) : Block{};
-  const Block dlog_decay =
-      spec.kind == LinearKind::basic ? Block{} : plan.output(Tensor::dlog_decay, f32, layer.decay_shape());
+  const Block dlog_decay = spec.kind == LinearKind::basic ? Block{} : plan.output(Tensor::dlog_decay, f32, layer.decay_shape());
 
   ScanRecorder scan(plan, std::move(reversed), layer.scan_setup(dstate_out));
   const auto& order = scan.order();

@@ -38,8 +38,8 @@ Schedule token_ring_forward(const AttentionSpec& spec, Rank rank, const RecordOp
       if (narrow) layer.plan.compute(Copy{part.out, narrowed[t % 2].tokens(0, rows.count)}, owner);
     }
     if (t >= 2) {
-      const Rows back = path.record_straight_return(t, {narrowed[(t - 1) % 2], partial[(t - 1) % 2].lse}, {returned.out, returned.lse},
-                                                    Lane::comm2);
+      const Rows back =
+          path.record_straight_return(t, {narrowed[(t - 1) % 2], partial[(t - 1) % 2].lse}, {returned.out, returned.lse}, Lane::comm2);
       const auto rows_of = [&](const Block& block) { return block.tokens(back.first, back.count); };
       if (back.count != 0)
         layer.plan.compute(Merge{rows_of(returned.out), rows_of(returned.lse), rows_of(layer.state.out), rows_of(layer.state.lse)},

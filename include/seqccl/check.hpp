@@ -13,13 +13,13 @@ SEQCCL_BEGIN
 /// What a set of schedules claims to compute; lets the checker follow names through it.
 struct Claim {
   const Partition* partition = nullptr;
-  const Mask* mask = nullptr;           // softmax: which pairs must be computed, each once
+  const Mask* mask = nullptr;  // softmax: which pairs must be computed, each once
   std::int64_t batch = 1;
   std::int64_t q_heads = 0, kv_heads = 0;
 };
 
 struct CheckReport {
-  std::vector<std::string> problems;    // empty: proven
+  std::vector<std::string> problems;  // empty: proven
   [[nodiscard]] bool ok() const noexcept { return problems.empty(); }
   [[nodiscard]] std::string text() const;  // at most the first 20, one a line
 };

@@ -15,10 +15,11 @@ SEQCCL_BEGIN
 
 /// What a recording may assume beyond the spec.
 struct RecordOptions {
-  bool inputs_sendable = true;       // the caller's tensors are contiguous along tokens: sends read them in place
-  bool native_collectives = false;   // the transport has its own collectives: hint at them where an exchange is one
+  bool inputs_sendable = true;      // the caller's tensors are contiguous along tokens: sends read them in place
+  bool native_collectives = false;  // the transport has its own collectives: hint at them where an exchange is one
 };
 
+/// The specs must have passed validate(): these functions do not look again. They are pure: equal arguments give equal schedules.
 namespace collectives {
 
 // Softmax attention. Each is collectives/<method>/schedule.cpp; notes.md beside it has derivation, cost and source.

@@ -41,7 +41,8 @@ class Buffer {
 /// ============
 ///
 /// One per rank; move-only. Operations of one communicator run one after the other and share its arena, which grows to the
-/// largest need and is never given back; repeated runs allocate nothing. Must outlive the Attention ... objects made on it.
+/// largest need and is never given back; repeated runs allocate no workspace. Must outlive the Attention ... objects made on it, and
+/// must not be moved while there are any.
 ///
 /// Thread safety: one thread at a time, except abort() and received_bytes(), which any thread may call at any moment.
 ///

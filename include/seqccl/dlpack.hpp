@@ -23,11 +23,16 @@ SEQCCL_BEGIN
   TensorView result;
   const auto [code, bits, lanes] = tensor.dtype;
   if (lanes != 1) throw refuse("lanes is " + std::to_string(lanes) + ", want 1");
-  if (code == kDLFloat && bits == 32) result.dtype = DType::f32;
-  else if (code == kDLFloat && bits == 16) result.dtype = DType::f16;
-  else if (code == kDLFloat && bits == 64) result.dtype = DType::f64;
-  else if (code == kDLBfloat && bits == 16) result.dtype = DType::bf16;
-  else throw refuse("dtype is code " + std::to_string(code) + " with " + std::to_string(bits) + " bits, want f32, f16, bf16 or f64");
+  if (code == kDLFloat && bits == 32)
+    result.dtype = DType::f32;
+  else if (code == kDLFloat && bits == 16)
+    result.dtype = DType::f16;
+  else if (code == kDLFloat && bits == 64)
+    result.dtype = DType::f64;
+  else if (code == kDLBfloat && bits == 16)
+    result.dtype = DType::bf16;
+  else
+    throw refuse("dtype is code " + std::to_string(code) + " with " + std::to_string(bits) + " bits, want f32, f16, bf16 or f64");
 
   result.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
   result.geometry.num_axes = tensor.ndim;

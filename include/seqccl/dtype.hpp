@@ -17,9 +17,7 @@ inline constexpr DType f32 = DType::f32;
 inline constexpr DType f16 = DType::f16;
 inline constexpr DType bf16 = DType::bf16;
 
-[[nodiscard]] constexpr std::size_t size_bytes(DType type) noexcept {
-  return type == DType::f64 ? 8 : type == DType::f32 ? 4 : 2;
-}
+[[nodiscard]] constexpr std::size_t size_bytes(DType type) noexcept { return type == DType::f64 ? 8 : type == DType::f32 ? 4 : 2; }
 [[nodiscard]] constexpr const char* name(DType type) noexcept {
   constexpr const char* names[] = {"f32", "f16", "bf16", "f64"};
   return names[static_cast<int>(type)];

@@ -57,10 +57,10 @@ struct TraceEvent {
 
 struct RunOptions {
   std::chrono::nanoseconds timeout = std::chrono::minutes(10);
-  int num_threads = 1;               // for the kernels
-  AttendKernel attend{};             // the user's own, if any
+  int num_threads = 1;    // for the kernels
+  AttendKernel attend{};  // the user's own, if any
   std::vector<TraceEvent>* trace = nullptr;
-  std::string description{};         // lines about the operation, compared between ranks on a mismatch; empty: the schedule's name
+  std::string description{};  // lines about the operation, compared between ranks on a mismatch; empty: the schedule's name
 };
 
 /// Runs this rank's schedule: the caller computes, one progress thread drives all communication lanes; a sequential
@@ -76,7 +76,7 @@ struct InOrderOptions {
   std::uint64_t seed = 1;
   int num_runs = 1;
   AttendKernel attend{};
-  bool ignore_comm_clocks = false;   // a mutant: shows that the clocks matter
+  bool ignore_comm_clocks = false;  // a mutant: shows that the clocks matter
   std::function<void(Rank, int)> between{};
 };
 bool run_in_order(std::span<const Schedule> schedules, std::span<const Bindings> memory, const InOrderOptions& options, std::string& why);

@@ -17,7 +17,7 @@ SEQCCL_BEGIN
 
 // Letters: B batch, Tq / Tk query / key rows, Hq / Hkv heads, Dk / Dv head sizes. All views have four axes and any strides,
 // except that an axis of head size is contiguous. Element types f32, f16, bf16 for q, k, v, dout; everything else f32 unless said.
-// Sums are f32. NaN in gives NaN out. 
+// Sums are f32. NaN in gives NaN out.
 
 /// How many threads a kernel may use (1 or more), and where it says that it is alive: a rank that publishes no progress for the
 /// communicator's timeout counts as stalled, so a long kernel stores the time after every tile.
@@ -33,21 +33,21 @@ struct ThreadBudget {
 
 /// See ops.hpp, Attend. Rows i of the slices count from row 0 of q and k as given here.
 struct AttendArguments {
-  ConstTensorView q, k, v;          // (B, Tq, Hq, Dk) (B, Tk, Hkv, Dk) (B, Tk, Hkv, Dv)
-  ConstTensorView sinks;            // (1, 1, Hq, 1) f32, or absent; only with fresh
-  TensorView out, lse;              // (B, Tq, Hq, Dv) f32, (B, Tq, Hq, 1) f32
+  ConstTensorView q, k, v;  // (B, Tq, Hq, Dk) (B, Tk, Hkv, Dk) (B, Tk, Hkv, Dv)
+  ConstTensorView sinks;    // (1, 1, Hq, 1) f32, or absent; only with fresh
+  TensorView out, lse;      // (B, Tq, Hq, Dv) f32, (B, Tq, Hq, 1) f32
   std::span<const BandSlice> slices;
   HeadMap heads;
   float scale = 1, softcap = 0;
-  bool fresh = false;               // overwrite out, lse; else merge into them
+  bool fresh = false;  // overwrite out, lse; else merge into them
   ThreadBudget num_threads = 1;
 };
 
 /// See ops.hpp, AttendBackward.
 struct AttendBackwardArguments {
-  ConstTensorView q, k, v, dout;    // as Attend; dout (B, Tq, Hq, Dv)
-  ConstTensorView lse, delta;       // (B, Tq, Hq, 1) f32
-  TensorView dq, dk, dv;            // f32
+  ConstTensorView q, k, v, dout;  // as Attend; dout (B, Tq, Hq, Dv)
+  ConstTensorView lse, delta;     // (B, Tq, Hq, 1) f32
+  TensorView dq, dk, dv;          // f32
   std::span<const BandSlice> slices;
   HeadMap heads;
   float scale = 1, softcap = 0;
@@ -65,18 +65,18 @@ struct LinearSummaryArguments {
 struct StateStepArguments {
   ConstTensorView log_sum, update;  // each optional
   TensorView state;
-  float repeat = 1;                 // factor on log_sum; 0 leaves the state as it is, even where log_sum is -inf
+  float repeat = 1;  // factor on log_sum; 0 leaves the state as it is, even where log_sum is -inf
   ThreadBudget num_threads = 1;
 };
 struct LinearLocalArguments {
   ConstTensorView q, k, v, log_decay;
-  TensorView out;                   // (B, T, H, Dv) f32
+  TensorView out;  // (B, T, H, Dv) f32
   float scale = 1;
   ThreadBudget num_threads = 1;
 };
 struct LinearEnterArguments {
   ConstTensorView q, log_decay, state;
-  TensorView out;                   // (B, T, H, Dv) f32, added to
+  TensorView out;  // (B, T, H, Dv) f32, added to
   float scale = 1;
   ThreadBudget num_threads = 1;
 };
@@ -98,7 +98,7 @@ struct LinearBackwardArguments {
 
 /// A user's own attend kernel. If `accumulates` is false it is only ever asked for fresh results and the recorder adds a merge.
 struct AttendKernel {
-  std::string name;                 // part of the fingerprint: all ranks must use the same
+  std::string name;  // part of the fingerprint: all ranks must use the same
   bool accumulates = false;
   std::function<void(const AttendArguments&)> run;
   explicit operator bool() const noexcept { return static_cast<bool>(run); }
@@ -131,8 +131,8 @@ namespace reference {
 
 /// All tensors of one softmax attention layer, unsharded; any dtype, read as double. Outputs f64 or any dtype.
 struct Attention {
-  ConstTensorView q, k, v;          // (B, N, Hq, Dk) (B, N, Hkv, Dk) (B, N, Hkv, Dv)
-  ConstTensorView sinks;            // (Hq), optional
+  ConstTensorView q, k, v;            // (B, N, Hq, Dk) (B, N, Hkv, Dk) (B, N, Hkv, Dv)
+  ConstTensorView sinks;              // (Hq), optional
   std::span<const BandSlice> slices;  // Mask::bind(N, B)
   double scale = 1, softcap = 0;
 };
@@ -158,7 +158,8 @@ void linear_backward(const Linear& problem, ConstTensorView dout, ConstTensorVie
 
 /// The bar for low precision (design rule): the same obvious loops, inputs as given, sums in f32.
 void attend_plain(const Attention& problem, TensorView out, TensorView lse, int num_threads = 1);
-void attend_backward_plain(const Attention& problem, ConstTensorView dout, TensorView dq, TensorView dk, TensorView dv, int num_threads = 1);
+void attend_backward_plain(const Attention& problem, ConstTensorView dout, TensorView dq, TensorView dk, TensorView dv,
+                           int num_threads = 1);
 void linear_plain(const Linear& problem, TensorView out, TensorView state_out, int num_threads = 1);
 void linear_backward_plain(const Linear& problem, ConstTensorView dout, ConstTensorView dstate_out, const LinearGradients& gradients,
                            int num_threads = 1);

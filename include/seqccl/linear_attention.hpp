@@ -41,12 +41,12 @@ struct LinearSpec {
   std::int64_t heads = 1;
   std::int64_t head_dim = 0, v_head_dim = 0;  // v_head_dim 0: head_dim
   DType dtype = f32;
-  Partition partition;                        // every segment of step 1: striped is refused, it has no runs to scan over
+  Partition partition;  // every segment of step 1: striped is refused, it has no runs to scan over
   LinearKind kind = LinearKind::basic;
   Scan scan = Scan::all_gather;
   float scale = 1;
-  bool state_in = false;                      // an initial state is given
-  bool state_out = false;                     // the final state (and in backward its gradient) is wanted / given
+  bool state_in = false;   // an initial state is given
+  bool state_out = false;  // the final state (and in backward its gradient) is wanted / given
 
   [[nodiscard]] std::int64_t dim_v() const noexcept { return v_head_dim != 0 ? v_head_dim : head_dim; }
   [[nodiscard]] std::string describe() const;
@@ -71,8 +71,8 @@ struct LinearOutputGradients {
 };
 struct LinearInputGradients {
   TensorView dq, dk, dv;
-  TensorView dlog_decay;           // as log_decay; of a constant decay this rank's share: add over ranks
-  TensorView dstate_in;            // (B, H, Dk, Dv), written on the rank that holds token 0
+  TensorView dlog_decay;  // as log_decay; of a constant decay this rank's share: add over ranks
+  TensorView dstate_in;   // (B, H, Dk, Dv), written on the rank that holds token 0
 };
 
 /// Linear attention on one communicator; rules as Attention.

@@ -83,8 +83,8 @@ class Mask {
  private:
   struct Term {
     enum class Kind { causal, window, prefix, documents, slices } kind = Kind::causal;
-    std::int64_t left = 0, right = 0;                   // window; prefix length, or rows that documents_per_row wants, in `left`
-    std::vector<std::vector<std::int64_t>> lengths{};   // documents: one row for all, or one per batch row
+    std::int64_t left = 0, right = 0;                  // window; prefix length, or rows that documents_per_row wants, in `left`
+    std::vector<std::vector<std::int64_t>> lengths{};  // documents: one row for all, or one per batch row
     std::vector<BandSlice> slices{};
     bool operator==(const Term&) const = default;
   };

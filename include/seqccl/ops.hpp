@@ -73,9 +73,9 @@ struct HeadMap {
 /// `fresh`: out, lse are overwritten for every row of q (0, -inf where a query sees no key). `sinks` (1, 1, Hq, 1) f32 joins a
 /// fresh state: one extra logit per head in the denominator.
 struct Attend {
-  In q, k, v;       // (B, Tq, Hq, Dk) (B, Tk, Hkv, Dk) (B, Tk, Hkv, Dv)
-  In sinks;         // (1, 1, Hq, 1), optional
-  InOut out, lse;   // (B, Tq, Hq, Dv) f32, (B, Tq, Hq, 1) f32
+  In q, k, v;      // (B, Tq, Hq, Dk) (B, Tk, Hkv, Dk) (B, Tk, Hkv, Dv)
+  In sinks;        // (1, 1, Hq, 1), optional
+  InOut out, lse;  // (B, Tq, Hq, Dv) f32, (B, Tq, Hq, 1) f32
   SliceRange slices;
   HeadMap heads;
   float scale = 1, softcap = 0;  // softcap 0: none; else S = softcap tanh(S / softcap)
@@ -216,9 +216,12 @@ template <class Visit>
 void for_each_operand(const Op& op, Visit&& visit) {
   const auto one = [&]<class Operand>(const Operand& operand) {
     if (!operand.present()) return;
-    if constexpr (std::is_same_v<Operand, In>) visit(static_cast<const Block&>(operand), Access::read);
-    else if constexpr (std::is_same_v<Operand, Out>) visit(static_cast<const Block&>(operand), Access::write);
-    else visit(static_cast<const Block&>(operand), Access::update);
+    if constexpr (std::is_same_v<Operand, In>)
+      visit(static_cast<const Block&>(operand), Access::read);
+    else if constexpr (std::is_same_v<Operand, Out>)
+      visit(static_cast<const Block&>(operand), Access::write);
+    else
+      visit(static_cast<const Block&>(operand), Access::update);
   };
   std::visit([&](const auto& typed) { std::apply([&](const auto&... operand) { (one(operand), ...); }, typed.operands()); }, op);
 }

@@ -63,7 +63,7 @@ class Recorder {
   [[nodiscard]] Schedule finish(const std::string& identity) &&;
 
  private:
-  struct Touch {  // one access to a slot
+  struct Touch {           // one access to a slot
     std::uint32_t number;  // 1 + index of the step in its lane
     bool writes;
     Region region;

@@ -33,8 +33,24 @@ using Clock = std::array<std::uint32_t, num_lanes>;
 /// What a slot holds, so that callers can bind it and the checker can follow it.
 enum class Tensor : std::uint8_t {
   scratch,
-  q, k, v, out, lse, sinks, dout, dq, dk, dv, dsinks,
-  log_decay, state_in, state_out, entering_state, dstate_out, dstate_in, dlog_decay,
+  q,
+  k,
+  v,
+  out,
+  lse,
+  sinks,
+  dout,
+  dq,
+  dk,
+  dv,
+  dsinks,
+  log_decay,
+  state_in,
+  state_out,
+  entering_state,
+  dstate_out,
+  dstate_in,
+  dlog_decay,
   user,
 };
 [[nodiscard]] const char* name(Tensor tensor) noexcept;
@@ -74,9 +90,9 @@ struct Exchange {
 
 struct Step {
   Lane lane = Lane::compute;
-  std::int16_t about = -1;    // rank whose block the step is about, for labels; -1 none
-  std::uint32_t index = 0;    // in Schedule::ops (compute) or Schedule::exchanges
-  Clock after{};              // steps of each lane that must be done first
+  std::int16_t about = -1;  // rank whose block the step is about, for labels; -1 none
+  std::uint32_t index = 0;  // in Schedule::ops (compute) or Schedule::exchanges
+  Clock after{};            // steps of each lane that must be done first
 };
 static_assert(sizeof(Step) <= 48);
 
@@ -84,19 +100,19 @@ static_assert(sizeof(Step) <= 48);
 using CustomFunction = std::function<void(std::span<const TensorView>)>;
 
 struct Schedule {
-  std::string name;                // "ring forward"
+  std::string name;  // "ring forward"
   Rank rank = 0;
   int num_ranks = 1;
-  std::uint64_t fingerprint = 0;   // equal on all ranks of one operation, different for different operations
+  std::uint64_t fingerprint = 0;  // equal on all ranks of one operation, different for different operations
   std::vector<Slot> slots;
-  std::vector<Step> steps;         // in program order; per lane also in execution order
+  std::vector<Step> steps;  // in program order; per lane also in execution order
   std::vector<Op> ops;
   std::vector<Exchange> exchanges;
   std::vector<Transfer> transfers;
   std::vector<BandSlice> slices;
   std::vector<CustomFunction> functions;
   std::size_t workspace_bytes = 0;
-  bool is_sequential = true;       // no step can overlap another: runs on the caller's thread
+  bool is_sequential = true;  // no step can overlap another: runs on the caller's thread
 
   [[nodiscard]] std::span<const Transfer> sends(const Exchange& exchange) const noexcept {
     return std::span(transfers).subspan(exchange.first, exchange.num_sends);

@@ -18,9 +18,9 @@ struct LinkClass {
 
 /// Every rank has one full-duplex port per class of link; messages through a port go one after the other.
 struct Cluster {
-  Topology topology;             // who shares a node
-  LinkClass inside, between;     // links inside a node, and between nodes
-  double flops_per_s = 20e9;     // of a rank's kernels
+  Topology topology;          // who shares a node
+  LinkClass inside, between;  // links inside a node, and between nodes
+  double flops_per_s = 20e9;  // of a rank's kernels
   double memory_bytes_per_s = 10e9;
   double step_overhead_s = 2e-6;  // per compute step
 
@@ -33,10 +33,10 @@ struct StepTime {
 };
 
 struct Simulation {
-  double seconds = 0;                         // until the last rank is done
-  std::vector<std::vector<StepTime>> steps;   // [rank][step]
-  std::vector<double> compute_s;              // per rank, sum of its compute steps
-  std::vector<double> exposed_s;              // per rank, time of the whole in which it did not compute
+  double seconds = 0;                        // until the last rank is done
+  std::vector<std::vector<StepTime>> steps;  // [rank][step]
+  std::vector<double> compute_s;             // per rank, sum of its compute steps
+  std::vector<double> exposed_s;             // per rank, time of the whole in which it did not compute
   /// Per rank, the step whose wait for a lane exposed most time (-1: none).
   std::vector<int> exposing_step;
 };

@@ -36,12 +36,12 @@ struct WaitPolicy {
 
 /// What a rank is doing, for whoever waits for it. Written by its own threads only, read by all.
 struct RankStatus {
-  std::atomic<std::uint64_t> operation{0};    // operations begun
-  std::atomic<std::uint64_t> finished{0};     // operations ended
-  std::atomic<std::int64_t> progress_ns{0};   // SteadyClock time of the last step begun or ended, or tile finished
+  std::atomic<std::uint64_t> operation{0};     // operations begun
+  std::atomic<std::uint64_t> finished{0};      // operations ended
+  std::atomic<std::int64_t> progress_ns{0};    // SteadyClock time of the last step begun or ended, or tile finished
   std::atomic<std::int32_t> compute_step{-1};  // index in Schedule::steps, -1: not computing
-  std::atomic<std::int32_t> waiting_for{-1};  // peer that the oldest unfinished message is with, -1: not waiting
-  std::atomic<bool> left{false};              // destroyed its communicator
+  std::atomic<std::int32_t> waiting_for{-1};   // peer that the oldest unfinished message is with, -1: not waiting
+  std::atomic<bool> left{false};               // destroyed its communicator
 };
 
 /// Transport: one rank's end

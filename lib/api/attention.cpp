@@ -68,13 +68,13 @@ Attention::Attention(Communicator& comm, AttentionSpec spec) {
   }
   state_ = std::make_unique<State>(State{&comm, std::move(spec), std::move(candidates), PlannedPass({}), PlannedPass({})});
   State* state = state_.get();
-  state->forward = PlannedPass([state](bool sendable) {
-    return state->entry().forward(state->spec, state->comm->rank(), {.inputs_sendable = sendable});
-  });
+  state->forward = PlannedPass(
+      [state](bool sendable) { return state->entry().forward(state->spec, state->comm->rank(), {.inputs_sendable = sendable}); });
   state->backward = PlannedPass([state](bool sendable) {
     if (state->entry().backward == nullptr)
-      throw Error(ErrorKind::argument, fmt::format("Attention::backward: method {} has no backward yet; use ring, kv_all_gather or head_swap",
-                                                   state->entry().name));
+      throw Error(
+          ErrorKind::argument,
+          fmt::format("Attention::backward: method {} has no backward yet; use ring, kv_all_gather or head_swap", state->entry().name));
     return state->entry().backward(state->spec, state->comm->rank(), {.inputs_sendable = sendable});
   });
 }
@@ -103,7 +103,7 @@ void Attention::forward(ConstTensorView q, ConstTensorView k, ConstTensorView v,
   memory.bind(Tensor::out, out);
   memory.bind(Tensor::lse, rearranged(lse, {0, 2, 1, -1}));
   if (spec.sinks) memory.bind(Tensor::sinks, rearranged(sinks, {-1, -1, 0, -1}));
-  run_on(*state_->comm, memory, schedule.name + "\n" + spec.describe(), spec.kernel, state_->trace);
+  run_on(*state_->comm, memory, state_->forward.identity(schedule, spec), spec.kernel, state_->trace);
 }
 
 void Attention::backward(ConstTensorView dout, ConstTensorView q, ConstTensorView k, ConstTensorView v, ConstTensorView out,
@@ -144,7 +144,7 @@ void Attention::backward(ConstTensorView dout, ConstTensorView q, ConstTensorVie
     memory.bind(Tensor::sinks, rearranged(sinks, {-1, -1, 0, -1}));
     memory.bind(Tensor::dsinks, rearranged(dsinks, {-1, -1, 0, -1}));
   }
-  run_on(*state_->comm, memory, schedule.name + "\n" + spec.describe(), spec.kernel, state_->trace);
+  run_on(*state_->comm, memory, state_->backward.identity(schedule, spec), spec.kernel, state_->trace);
 }
 
 Method Attention::method() const noexcept { return state_->spec.method; }

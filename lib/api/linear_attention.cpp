@@ -60,12 +60,10 @@ LinearAttention::LinearAttention(Communicator& comm, LinearSpec spec) {
   validate(spec, comm.size());
   state_ = std::make_unique<State>(State{&comm, std::move(spec), PlannedPass({}), PlannedPass({}), Buffer{}});
   State* state = state_.get();
-  state->forward = PlannedPass([state](bool sendable) {
-    return collectives::linear_forward(state->spec, state->comm->rank(), {.inputs_sendable = sendable});
-  });
-  state->backward = PlannedPass([state](bool sendable) {
-    return collectives::linear_backward(state->spec, state->comm->rank(), {.inputs_sendable = sendable});
-  });
+  state->forward = PlannedPass(
+      [state](bool sendable) { return collectives::linear_forward(state->spec, state->comm->rank(), {.inputs_sendable = sendable}); });
+  state->backward = PlannedPass(
+      [state](bool sendable) { return collectives::linear_backward(state->spec, state->comm->rank(), {.inputs_sendable = sendable}); });
 }
 LinearAttention::~LinearAttention() = default;
 LinearAttention::LinearAttention(LinearAttention&&) noexcept = default;
@@ -86,15 +84,17 @@ void LinearAttention::forward(const LinearInputs& inputs, const LinearOutputs& o
 
   TensorView entering = outputs.entering_state;
   if (!entering) {
-    const auto num_bytes = static_cast<std::size_t>(spec.batch * state_->runs() * spec.heads * spec.head_dim * spec.dim_v()) * size_bytes(f32);
+    const auto num_bytes =
+        static_cast<std::size_t>(spec.batch * state_->runs() * spec.heads * spec.head_dim * spec.dim_v()) * size_bytes(f32);
     if (state_->unwanted_states.num_bytes() < num_bytes) state_->unwanted_states = state_->comm->allocate(num_bytes);
-    entering = view(static_cast<void*>(state_->unwanted_states.data()), f32, {spec.batch, state_->runs(), spec.heads, spec.head_dim, spec.dim_v()});
+    entering = view(static_cast<void*>(state_->unwanted_states.data()), f32,
+                    {spec.batch, state_->runs(), spec.heads, spec.head_dim, spec.dim_v()});
   }
   require(who, "entering_state", entering, f32, {spec.batch, state_->runs(), spec.heads, spec.head_dim, spec.dim_v()});
   memory.bind(Tensor::entering_state, joined(who, "entering_state", entering));
   if (schedule.find(Tensor::state_in) != no_slot) memory.bind(Tensor::state_in, state_->state_slot(who, "state_in", inputs.state_in));
   if (schedule.find(Tensor::state_out) != no_slot) memory.bind(Tensor::state_out, state_->state_slot(who, "state_out", outputs.state_out));
-  run_on(*state_->comm, memory, schedule.name + "\n" + spec.describe(), {}, nullptr);
+  run_on(*state_->comm, memory, state_->forward.identity(schedule, spec), {}, nullptr);
 }
 
 void LinearAttention::backward(const LinearInputs& inputs, const LinearOutputGradients& gradients, const LinearInputGradients& results) {
@@ -107,15 +107,16 @@ void LinearAttention::backward(const LinearInputs& inputs, const LinearOutputGra
   require(who, "dk", results.dk, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.head_dim});
   require(who, "dv", results.dv, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.dim_v()});
   state_->require_decay(who, "dlog_decay", results.dlog_decay);
-  require_distinct(who,
-                   {{"q", inputs.q},
-                    {"k", inputs.k},
-                    {"v", inputs.v},
-                    {"log_decay", inputs.log_decay},
-                    {"dout", gradients.dout},
-                    {"entering_state", gradients.entering_state},
-                    {"dstate_out", gradients.dstate_out}},
-                   {{"dq", results.dq}, {"dk", results.dk}, {"dv", results.dv}, {"dlog_decay", results.dlog_decay}, {"dstate_in", results.dstate_in}});
+  require_distinct(
+      who,
+      {{"q", inputs.q},
+       {"k", inputs.k},
+       {"v", inputs.v},
+       {"log_decay", inputs.log_decay},
+       {"dout", gradients.dout},
+       {"entering_state", gradients.entering_state},
+       {"dstate_out", gradients.dstate_out}},
+      {{"dq", results.dq}, {"dk", results.dk}, {"dv", results.dv}, {"dlog_decay", results.dlog_decay}, {"dstate_in", results.dstate_in}});
 
   const Schedule& schedule = state_->backward.schedule(true);
   Bindings memory(schedule, state_->comm->arena(schedule.workspace_bytes));
@@ -126,9 +127,10 @@ void LinearAttention::backward(const LinearInputs& inputs, const LinearOutputGra
   memory.bind(Tensor::dk, results.dk);
   memory.bind(Tensor::dv, results.dv);
   if (spec.kind != LinearKind::basic) memory.bind(Tensor::dlog_decay, state_->decay_slot(results.dlog_decay));
-  if (schedule.find(Tensor::dstate_out) != no_slot) memory.bind(Tensor::dstate_out, state_->state_slot(who, "dstate_out", gradients.dstate_out));
+  if (schedule.find(Tensor::dstate_out) != no_slot)
+    memory.bind(Tensor::dstate_out, state_->state_slot(who, "dstate_out", gradients.dstate_out));
   if (schedule.find(Tensor::dstate_in) != no_slot) memory.bind(Tensor::dstate_in, state_->state_slot(who, "dstate_in", results.dstate_in));
-  run_on(*state_->comm, memory, schedule.name + "\n" + spec.describe(), {}, nullptr);
+  run_on(*state_->comm, memory, state_->backward.identity(schedule, spec), {}, nullptr);
 }
 
 const LinearSpec& LinearAttention::spec() const noexcept { return state_->spec; }

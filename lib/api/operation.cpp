@@ -7,6 +7,7 @@
 SEQCCL_BEGIN
 
 bool tokens_are_contiguous(const ConstTensorView& view) {
+  if (!view) return true;
   const auto& [num_axes, shape, strides] = view.geometry;
   if (view.geometry.num_elements() == 0) return true;
   return strides[3] == 1 && (shape[2] == 1 || strides[2] == shape[3]) && (shape[1] == 1 || strides[1] == shape[2] * shape[3]);
@@ -23,12 +24,42 @@ void require(const char* who, const char* name, const ConstTensorView& view, DTy
   if (view.dtype != dtype) throw refuse(fmt::format("is {}, want {}", seqccl::name(view.dtype), seqccl::name(dtype)));
 }
 
+namespace {
+
+/// The bytes from the first to past the last element. dense: it holds nothing else, so that overlap of two extents is overlap of
+/// elements (packed qkv gradients interleave without sharing a byte).
+struct Extent {
+  std::uintptr_t first = 0;
+  std::size_t num_bytes = 0;
+  bool dense = false;
+};
+Extent extent_of(const ConstTensorView& view) {
+  if (!view || view.geometry.num_elements() == 0) return {};
+  std::int64_t low = 0, high = 1;
+  for (int axis = 0; axis < view.geometry.num_axes; ++axis) {
+    const std::int64_t reach = (view.extent(axis) - 1) * view.stride(axis);
+    (reach < 0 ? low : high) += reach;
+  }
+  const auto element = static_cast<std::int64_t>(size_bytes(view.dtype));
+  return {reinterpret_cast<std::uintptr_t>(view.data) + static_cast<std::uintptr_t>(low * element),
+          static_cast<std::size_t>((high - low) * element), high - low == view.geometry.num_elements()};
+}
+
+}  // namespace
+
 void require_distinct(const char* who, std::initializer_list<NamedView> inputs, std::initializer_list<NamedView> outputs) {
   const auto clash = [&](const NamedView& output, const NamedView& other) {
-    if (output.view && other.view.data == output.view.data && output.view.geometry.num_elements() != 0)
-      throw Error(ErrorKind::argument, fmt::format("{}: {} and {} are the same memory; outputs need their own", who, output.name, other.name));
+    const Extent a = extent_of(output.view), b = extent_of(other.view);
+    if (a.num_bytes == 0 || b.num_bytes == 0) return;
+    const bool meet = a.first < b.first + b.num_bytes && b.first < a.first + a.num_bytes;
+    if (a.first == b.first || (meet && a.dense && b.dense))
+      throw Error(ErrorKind::argument, fmt::format("{}: {} and {} share memory; outputs need their own", who, output.name, other.name));
   };
   for (const NamedView* output = outputs.begin(); output != outputs.end(); ++output) {
+    for (int axis = 0; axis < output->view.geometry.num_axes; ++axis)
+      if (output->view && output->view.extent(axis) > 1 && output->view.stride(axis) == 0)
+        throw Error(ErrorKind::argument,
+                    fmt::format("{}: {} has stride 0 along axis {}; an output needs memory for every element", who, output->name, axis));
     for (const NamedView& input : inputs) clash(*output, input);
     for (const NamedView* other = outputs.begin(); other != output; ++other) clash(*output, *other);
   }
@@ -38,6 +69,7 @@ namespace {
 
 Geometry rearrange(const Geometry& from, std::initializer_list<int> axes) {
   Geometry to;
+  if (from.num_axes == 0) return to;  // left out
   for (const int axis : axes) {
     to.shape[to.num_axes] = axis < 0 ? 1 : from.shape[axis];
     to.strides[to.num_axes++] = axis < 0 ? 1 : from.strides[axis];
@@ -46,6 +78,7 @@ Geometry rearrange(const Geometry& from, std::initializer_list<int> axes) {
 }
 
 Geometry join(const char* who, const char* name, const Geometry& from) {
+  if (from.num_axes < 2) return from;  // left out
   const int last = from.num_axes - 1;
   if (from.num_elements() != 0 && (from.strides[last] != 1 || from.strides[last - 1] != from.shape[last]))
     throw Error(ErrorKind::argument, fmt::format("{}: the last two axes of {} are strided, want them contiguous", who, name));

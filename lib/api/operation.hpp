@@ -25,10 +25,17 @@ class PlannedPass {
     if (!plan) plan = record_(inputs_sendable);
     return *plan;
   }
+  /// What peers compare on a mismatch: the plan's name and the spec's lines. Made once: long masks have long texts.
+  template <class Spec>
+  [[nodiscard]] const std::string& identity(const Schedule& plan, const Spec& spec) {
+    if (identity_.empty()) identity_ = plan.name + "\n" + spec.describe();
+    return identity_;
+  }
 
  private:
   Record record_;
   std::array<std::optional<Schedule>, 2> plans_;
+  std::string identity_;
 };
 
 /// True if the tokens of a (B, T, H, D) view lie one after the other.
@@ -37,7 +44,7 @@ class PlannedPass {
 /// Throws Error(argument) unless `view` is there and has these extents and dtype. `who`: "Attention::forward".
 void require(const char* who, const char* name, const ConstTensorView& view, DType dtype, std::initializer_list<std::int64_t> shape);
 
-/// Throws Error(argument) if an output starts where an input or another output does.
+/// Throws Error(argument) if an output shares memory with an input or another output, or with itself (stride 0).
 struct NamedView {
   const char* name;
   ConstTensorView view;
@@ -53,6 +60,7 @@ void require_distinct(const char* who, std::initializer_list<NamedView> inputs, 
 [[nodiscard]] ConstTensorView joined(const char* who, const char* name, const ConstTensorView& view);
 
 /// Runs a bound schedule on the communicator. `identity` is compared with the peers' on a mismatch.
-void run_on(Communicator& comm, const Bindings& memory, const std::string& identity, const AttendKernel& attend, std::vector<TraceEvent>* trace);
+void run_on(Communicator& comm, const Bindings& memory, const std::string& identity, const AttendKernel& attend,
+            std::vector<TraceEvent>* trace);
 
 SEQCCL_END

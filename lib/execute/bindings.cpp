@@ -19,6 +19,7 @@ SlotBinding bound(const Schedule& schedule, const Slot& slot, const ConstTensorV
     return {ErrorKind::argument, fmt::format("{}: {} {}", schedule.name, name(slot.tensor), what)};
   };
   const std::array<std::int64_t, 4> extents{slot.batch, slot.tokens, slot.heads, slot.dim};
+  if (slot.num_bytes() == 0 && view.data == nullptr) return {nullptr, token_major_strides(slot)};  // a rank without tokens may leave it out
   bool same = view.geometry.num_axes == 4;
   for (int axis = 0; same && axis < 4; ++axis) same = view.extent(axis) == extents[axis];
   if (!same) throw fail(fmt::format("has shape {}, want {}", to_string(view.geometry), extents_of(slot)));

@@ -138,10 +138,16 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
   HostRun run{schedule, memory, transport, options, scratch, status, operation, message_flag(schedule.fingerprint, operation), begin};
   Lanes lanes{CommLane(run, Lane::comm), CommLane(run, Lane::comm2), CommLane(run, Lane::comm3)};
 
-  if (schedule.is_sequential || schedule.exchanges.empty())
-    run_inline(run, lanes);
-  else
-    run_overlapped(run, lanes);
+  try {
+    if (schedule.is_sequential || schedule.exchanges.empty())
+      run_inline(run, lanes);
+    else
+      run_overlapped(run, lanes);
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {  // out of memory, say: the peers must not wait for this rank
+    run.fail({ErrorKind::local, fmt::format("{}: {}", run.who(), error.what()), {schedule.rank}});
+  }
 
   status.waiting_for.store(-1);
   status.progress_ns.store(SteadyClock::now().time_since_epoch().count(), std::memory_order_release);

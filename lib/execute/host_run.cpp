@@ -69,6 +69,17 @@ std::optional<Error> diagnose(const HostRun& run, const Wait& wait, SteadyClock:
   std::vector<Rank> path{run.schedule.rank};
   for (Rank rank = wait.peer;;) {
     if (const auto again = std::find(path.begin(), path.end(), rank); again != path.end()) {
+      // The others on the way have been looked at below; this rank may be computing what they all wait for.
+      if (again == path.begin()) {
+        const std::int32_t own_step = run.status.compute_step.load();
+        const auto own_progress = last_progress(run.status);
+        if (SteadyClock::now() - own_progress < run.options.timeout) {
+          look_again = own_progress + run.options.timeout;
+          return std::nullopt;
+        }
+        if (own_step >= 0)
+          return verdict(ErrorKind::stalled, {rank}, fmt::format("rank {} is inside {}", rank, compute_step_text(run, own_step)));
+      }
       std::vector<Rank> cycle(again, path.end());
       std::sort(cycle.begin(), cycle.end());
       const auto what = fmt::format("ranks {} wait for each other", fmt::join(cycle, ", "));

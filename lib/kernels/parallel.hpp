@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -43,7 +44,10 @@ void parallel_for(std::int64_t num_items, const ThreadBudget& threads, Body&& bo
     std::vector<std::thread> helpers;
     const auto num_helpers = static_cast<int>(std::min<std::int64_t>(num_threads, num_items)) - 1;
     helpers.reserve(num_helpers);
-    for (int i = 0; i < num_helpers; ++i) helpers.emplace_back(work);
+    try {
+      for (int i = 0; i < num_helpers; ++i) helpers.emplace_back(work);
+    } catch (const std::system_error&) {  // no more threads to be had: those that run do all the work
+    }
     work();
     for (std::thread& thread : helpers) thread.join();
   }

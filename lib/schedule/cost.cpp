@@ -18,8 +18,8 @@ double visible_pairs(const Schedule& schedule, SliceRange range, std::int64_t ba
 /// Flops of the linear kinds per token and head: `products` products with a (Dk, Dv) state.
 double state_flops(const Schedule& schedule, const Block& rows, std::int64_t dim_k, std::int64_t dim_v, double products) {
   const Slot& slot = schedule.slots[rows.slot];
-  return 2.0 * static_cast<double>(slot.batch * rows.num_tokens * rows.num_heads) * static_cast<double>(dim_k) * static_cast<double>(dim_v) *
-         products;
+  return 2.0 * static_cast<double>(slot.batch * rows.num_tokens * rows.num_heads) * static_cast<double>(dim_k) *
+         static_cast<double>(dim_v) * products;
 }
 
 }  // namespace

@@ -43,7 +43,7 @@ Geometry contiguous(std::initializer_list<std::int64_t> shape) {
 
 std::string to_string(const Geometry& geometry) {
   std::string text = "(";
-  for (int axis = 0; axis < geometry.num_axes; ++axis)
+  for (int axis = 0; axis < std::min(geometry.num_axes, max_axes); ++axis)
     fmt::format_to(std::back_inserter(text), "{}{}", axis == 0 ? "" : ", ", geometry.shape[axis]);
   return text + ")";
 }

@@ -9,6 +9,7 @@
 #include <exception>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <thread>
 
 #include "threads/transport.hpp"
@@ -66,7 +67,8 @@ void Communicator::set_timeout(std::chrono::nanoseconds timeout) {
   if (timeout.count() <= 0) {
     throw Error(ErrorKind::argument, fmt::format("Communicator::set_timeout: timeout is {} ns, want more than 0", timeout.count()));
   }
-  state_->timeout = timeout;
+  // A deadline is now + timeout: a century is for ever, and safe to add.
+  state_->timeout = std::min<std::chrono::nanoseconds>(timeout, std::chrono::hours(24 * 365 * 100));
 }
 std::chrono::nanoseconds Communicator::timeout() const noexcept { return state_->timeout; }
 
@@ -106,7 +108,15 @@ std::byte* Communicator::arena(std::size_t num_bytes) {
   state_->transport->check();  // the arena of a failed communicator is not handed out again
   if (state_->arena.num_bytes() < num_bytes) {
     state_->arena = Buffer();  // the old one first: both together may not fit
-    state_->arena = Buffer(num_bytes);
+    try {
+      state_->arena = Buffer(num_bytes);
+    } catch (const std::bad_alloc&) {
+      // The peers have begun this operation or will: without this rank they would wait for their whole timeout.
+      const Error error(ErrorKind::local, fmt::format("rank {} of {}: no memory for an arena of {} bytes", rank(), size(), num_bytes),
+                        {rank()});
+      state_->transport->abort(error);
+      throw error;
+    }
   }
   return state_->arena.data();
 }
@@ -126,12 +136,19 @@ void run_ranks(int num_ranks, const std::function<void(Communicator&)>& body, co
 
   // Each thread owns its communicator, so that a rank leaves when its body returns and others that still wait for it notice.
   const auto run_rank = [&](std::unique_ptr<Transport> transport) {
-    Communicator comm(std::move(transport), num_ranks);
+    const auto keep = [&] {
+      const std::lock_guard lock(mutex);
+      if (!first) first = std::current_exception();
+    };
+    std::optional<Communicator> owned;
+    try {
+      owned.emplace(std::move(transport), num_ranks);
+    } catch (...) {
+      return keep();  // the peers see this rank leave
+    }
+    Communicator& comm = *owned;
     const auto fail = [&](const std::string& what) {
-      {
-        const std::lock_guard lock(mutex);
-        if (!first) first = std::current_exception();
-      }
+      keep();
       comm.abort(what);
     };
     try {

@@ -31,8 +31,13 @@ struct Adversary {
         spec.partition.shard(from.view(), rank, to.view());
         return to;
       };
-      ranks.push_back(std::make_unique<RankMemory>(RankMemory{shard(problem.q), shard(problem.k), shard(problem.v), shard(problem.dout),
-                                                              problem.sinks, problem.empty(spec.dtype, spec.batch, T), {}}));
+      ranks.push_back(std::make_unique<RankMemory>(RankMemory{shard(problem.q),
+                                                              shard(problem.k),
+                                                              shard(problem.v),
+                                                              shard(problem.dout),
+                                                              problem.sinks,
+                                                              problem.empty(spec.dtype, spec.batch, T),
+                                                              {}}));
     }
   }
 
@@ -77,7 +82,8 @@ struct Adversary {
         return want.bytes == part.bytes;
       };
       if (!equal(expected.whole.out, mine.out)) return false;
-      if (backward && !(equal(expected.whole.dq, mine.dq) && equal(expected.whole.dk, mine.dk) && equal(expected.whole.dv, mine.dv))) return false;
+      if (backward && !(equal(expected.whole.dq, mine.dq) && equal(expected.whole.dk, mine.dk) && equal(expected.whole.dv, mine.dv)))
+        return false;
     }
     return true;
   }

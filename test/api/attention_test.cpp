@@ -141,7 +141,8 @@ TEST_P(EveryMethod, NanInOneKeyShowsInEveryQueryThatSeesIt) {
       EXPECT_EQ(std::isnan(run.whole.out.get((t * 4 + h) * 8)), h == 0 && t >= 10) << "token " << t << " head " << h;
 }
 
-INSTANTIATE_TEST_SUITE_P(Softmax, EveryMethod, ::testing::Values(Method::ring, Method::kv_all_gather, Method::head_swap, Method::token_ring),
+INSTANTIATE_TEST_SUITE_P(Softmax, EveryMethod,
+                         ::testing::Values(Method::ring, Method::kv_all_gather, Method::head_swap, Method::token_ring),
                          [](const auto& test) { return name(test.param); });
 
 TEST(Attention, AutomaticPicksTheCheapestSimulatedCandidate) {
@@ -185,12 +186,13 @@ TEST(Attention, TwoForwardsBeforeTwoBackwards) {
     };
     std::vector<Layer> layers;
     for (const auto& [problem, expected] : {std::pair{&a, &expect_a}, std::pair{&b, &expect_b}})
-      layers.push_back({problem, expected, shard(problem->q), shard(problem->k), shard(problem->v), shard(problem->dout), problem->empty(f32, 1, 16)});
+      layers.push_back(
+          {problem, expected, shard(problem->q), shard(problem->k), shard(problem->v), shard(problem->dout), problem->empty(f32, 1, 16)});
     for (Layer& layer : layers)
       attention.forward(layer.q.view(), layer.k.view(), layer.v.view(), layer.results.out.view(), layer.results.lse.view());
     for (Layer& layer : layers) {  // in the same order: nothing is kept between calls
-      attention.backward(layer.dout.view(), layer.q.view(), layer.k.view(), layer.v.view(), layer.results.out.view(), layer.results.lse.view(),
-                         layer.results.dq.view(), layer.results.dk.view(), layer.results.dv.view());
+      attention.backward(layer.dout.view(), layer.q.view(), layer.k.view(), layer.v.view(), layer.results.out.view(),
+                         layer.results.lse.view(), layer.results.dq.view(), layer.results.dk.view(), layer.results.dv.view());
       EXPECT_EQ(layer.results.dk.bytes, shard(layer.expected->whole.dk).bytes);
     }
   });
@@ -203,7 +205,8 @@ TEST(Attention, WrongArgumentsThrowBeforeAnythingIsSentAndLeaveTheCommunicatorUs
     spec.q_heads = 2;
     spec.head_dim = 4;
     spec.method = Method::ring;
-    HostTensor q = random_tensor(f32, {1, 4, 2, 4}, 1), out(f32, {1, 4, 2, 4}), lse(f32, {1, 2, 4}), small(f32, {1, 3, 2, 4}), half(f16, {1, 4, 2, 4});
+    HostTensor q = random_tensor(f32, {1, 4, 2, 4}, 1), out(f32, {1, 4, 2, 4}), lse(f32, {1, 2, 4}), small(f32, {1, 3, 2, 4}),
+               half(f16, {1, 4, 2, 4});
     const auto message = [&](auto&& call) {
       try {
         call();
@@ -216,8 +219,9 @@ TEST(Attention, WrongArgumentsThrowBeforeAnythingIsSentAndLeaveTheCommunicatorUs
     Attention attention(comm, spec);
     EXPECT_EQ(message([&] { attention.forward(q.view(), small.view(), q.view(), out.view(), lse.view()); }),
               "Attention::forward: k has shape (1, 3, 2, 4), want (1, 4, 2, 4)");
-    EXPECT_EQ(message([&] { attention.forward(q.view(), q.view(), half.view(), out.view(), lse.view()); }), "Attention::forward: v is f16, want f32");
-    EXPECT_NE(message([&] { attention.forward(q.view(), q.view(), q.view(), q.view(), lse.view()); }).find("out and q are the same memory"),
+    EXPECT_EQ(message([&] { attention.forward(q.view(), q.view(), half.view(), out.view(), lse.view()); }),
+              "Attention::forward: v is f16, want f32");
+    EXPECT_NE(message([&] { attention.forward(q.view(), q.view(), q.view(), q.view(), lse.view()); }).find("out and q share memory"),
               std::string::npos);
     EXPECT_NE(message([&] { attention.forward(q.view(), q.view(), {}, out.view(), lse.view()); }).find("v is missing"), std::string::npos);
     const auto refused = [&](auto&& change) {
@@ -228,7 +232,11 @@ TEST(Attention, WrongArgumentsThrowBeforeAnythingIsSentAndLeaveTheCommunicatorUs
     EXPECT_NE(refused([](AttentionSpec& s) { s.kv_heads = 3; }).find("kv_heads is 3, want a divisor of q_heads = 2"), std::string::npos);
     EXPECT_NE(refused([](AttentionSpec& s) { s.head_dim = 0; }).find("head_dim is 0"), std::string::npos);
     EXPECT_NE(refused([](AttentionSpec& s) { s.batch = -1; }).find("batch is -1"), std::string::npos);
-    EXPECT_NE(refused([](AttentionSpec& s) { s.q_heads = std::int64_t{1} << 62; s.kv_heads = 1; }).find("2^62"), std::string::npos);
+    EXPECT_NE(refused([](AttentionSpec& s) {
+                s.q_heads = std::int64_t{1} << 62;
+                s.kv_heads = 1;
+              }).find("2^62"),
+              std::string::npos);
     EXPECT_NE(refused([](AttentionSpec& s) { s.partition = Partition::contiguous(8, 3); }).find("3 ranks, want 2"), std::string::npos);
     EXPECT_NE(refused([](AttentionSpec& s) { s.mask = Mask::documents({3}); }).find("document lengths sum to 3"), std::string::npos);
     EXPECT_NE(refused([](AttentionSpec& s) { s.mesh = Mesh{.heads = 2}; }).find("not in this version yet"), std::string::npos);
@@ -236,6 +244,43 @@ TEST(Attention, WrongArgumentsThrowBeforeAnythingIsSentAndLeaveTheCommunicatorUs
     // Still usable: everybody refused locally, nobody sent anything.
     attention.forward(q.view(), q.view(), q.view(), out.view(), lse.view());
     EXPECT_FALSE(std::isnan(out.get(0)));
+  });
+}
+
+TEST(Attention, RanksWithoutTokensMayLeaveTensorsOut) {
+  for (const MethodEntry& entry : method_table())
+    run_ranks(2, [&](Communicator& comm) {
+      AttentionSpec spec;
+      spec.partition = Partition::uneven(std::vector<std::int64_t>{4, 0});
+      spec.q_heads = 2;
+      spec.head_dim = 4;
+      spec.method = entry.method;
+      Attention attention(comm, spec);
+      if (comm.rank() == 1) return attention.forward({}, {}, {}, {}, {});
+      const HostTensor x = random_tensor(f32, {1, 4, 2, 4}, 1);
+      HostTensor out(f32, {1, 4, 2, 4}), lse(f32, {1, 2, 4});
+      attention.forward(x.view(), x.view(), x.view(), out.view(), lse.view());
+      EXPECT_FALSE(std::isnan(out.get(31))) << entry.name;
+    });
+}
+
+TEST(Attention, OutputsThatShareMemoryAreRefused) {
+  run_ranks(1, [](Communicator& comm) {
+    AttentionSpec spec;
+    spec.partition = Partition::contiguous(4, 1);
+    spec.head_dim = 4;
+    spec.method = Method::ring;
+    Attention attention(comm, spec);
+    HostTensor memory = random_tensor(f32, {1, 8, 1, 4}, 1), x = random_tensor(f32, {1, 4, 1, 4}, 2), lse(f32, {1, 1, 4});
+    TensorView q = memory.view(), out = memory.view();
+    q.geometry.shape[1] = out.geometry.shape[1] = 4;
+    out.data = out.as<float>() + 8;  // two rows into q
+    EXPECT_THROW(attention.forward(q, x.view(), x.view(), out, lse.view()), Error);
+    TensorView repeated = x.view();
+    repeated.geometry.strides[1] = 0;
+    EXPECT_THROW(attention.forward(q, q, q, repeated, lse.view()), Error);
+    out.data = memory.view().as<float>() + 16;  // right behind q
+    EXPECT_NO_THROW(attention.forward(q, x.view(), x.view(), out, lse.view()));
   });
 }
 

@@ -138,8 +138,8 @@ TEST(Ring, RefusesWrongArgumentsAndTakesStatesOfOtherShapesLater) {
     const std::vector<TensorView> many(7, a.view()), twice(2, a.view());
     const TensorView flat_states[] = {flat.view()}, inputs[] = {x.view()}, one[] = {a.view()}, two[] = {a.view(), b.view()};
     EXPECT_REFUSED("Ring::run: state has 7 tensors, want at most 6", ring.run(x.view(), x.view(), many));
-    EXPECT_REFUSED("state[1] and state[0] are the same memory", ring.run(x.view(), x.view(), twice));
-    EXPECT_REFUSED("state[0] and k are the same memory", ring.run(x.view(), x.view(), inputs));
+    EXPECT_REFUSED("state[1] and state[0] share memory", ring.run(x.view(), x.view(), twice));
+    EXPECT_REFUSED("state[0] and k share memory", ring.run(x.view(), x.view(), inputs));
     EXPECT_REFUSED("state[0] has shape (4), want four axes", ring.run(x.view(), x.view(), flat_states));
     EXPECT_REFUSED("Ring: step is empty", Ring(comm, spec, {}));
     EXPECT_EQ(calls, 0);

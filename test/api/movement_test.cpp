@@ -169,7 +169,7 @@ TEST(KvAllGather, RefusesWrongArguments) {
   on_ranks(1, [](Communicator& comm) {
     KvAllGather keys(comm, {.kv_heads = 2, .head_dim = 4, .dtype = bf16, .partition = Partition::contiguous(3, 1)});
     HostTensor x = coded(bf16, {1, 3, 2, 4}), y = x, z = x, sum(f32, {1, 3, 2, 4});
-    EXPECT_REFUSED("KvAllGather::gather: k_all and k are the same memory", keys.gather(x.view(), y.view(), x.view(), z.view()));
+    EXPECT_REFUSED("KvAllGather::gather: k_all and k share memory", keys.gather(x.view(), y.view(), x.view(), z.view()));
     EXPECT_REFUSED("KvAllGather::reduce: dk is bf16, want f32", keys.reduce(sum.view(), sum.view(), x.view(), y.view()));
     EXPECT_REFUSED("KvSpec: kv_heads is 0", KvAllGather(comm, {.kv_heads = 0, .head_dim = 4, .partition = Partition::contiguous(3, 1)}));
     EXPECT_REFUSED("document lengths sum to 2",

@@ -32,8 +32,12 @@ struct SoftmaxProblem {
     dout = random_tensor(spec.dtype, {B, N, Hq, Dv}, seed + 3);
     if (spec.sinks) sinks = random_tensor(f32, {Hq}, seed + 4);
     const std::vector<BandSlice> slices = spec.mask.bind(N, B);
-    const reference::Attention problem{std::as_const(q).view(), std::as_const(k).view(), std::as_const(v).view(),
-                                       spec.sinks ? std::as_const(sinks).view() : ConstTensorView{}, slices, spec.scale_or_default(),
+    const reference::Attention problem{std::as_const(q).view(),
+                                       std::as_const(k).view(),
+                                       std::as_const(v).view(),
+                                       spec.sinks ? std::as_const(sinks).view() : ConstTensorView{},
+                                       slices,
+                                       spec.scale_or_default(),
                                        spec.softcap};
     exact = empty(DType::f64, B, N);
     reference::attend(problem, exact.out.view(), exact.lse.view(), {}, 2);
@@ -47,14 +51,14 @@ struct SoftmaxProblem {
   [[nodiscard]] SoftmaxTensors empty(DType dtype, std::int64_t B, std::int64_t T) const {
     const DType narrow = dtype == DType::f64 ? DType::f64 : f32;
     const std::int64_t Hq = spec.q_heads, Hkv = spec.num_kv_heads();
-    return {HostTensor(dtype, {B, T, Hq, spec.dim_v()}), HostTensor(narrow, {B, Hq, T}),
+    return {HostTensor(dtype, {B, T, Hq, spec.dim_v()}),  HostTensor(narrow, {B, Hq, T}),
             HostTensor(dtype, {B, T, Hq, spec.head_dim}), HostTensor(dtype, {B, T, Hkv, spec.head_dim}),
             HostTensor(dtype, {B, T, Hkv, spec.dim_v()}), HostTensor(narrow, {Hq})};
   }
 
   struct Run {
-    SoftmaxTensors whole;                        // gathered from all ranks
-    std::vector<std::uint64_t> received_bytes;   // per rank, forward
+    SoftmaxTensors whole;                       // gathered from all ranks
+    std::vector<std::uint64_t> received_bytes;  // per rank, forward
     std::vector<std::uint64_t> received_backward;
   };
 
@@ -94,8 +98,9 @@ struct SoftmaxProblem {
         const std::uint64_t between = total();
         result.received_bytes[rank] = between - before;
         if (!has_backward) continue;
-        attention.backward(my_dout.view(), my_q.view(), my_k.view(), my_v.view(), std::as_const(mine.out).view(), std::as_const(mine.lse).view(),
-                           mine.dq.view(), mine.dk.view(), mine.dv.view(), my_sinks, spec.sinks ? mine.dsinks.view() : TensorView{});
+        attention.backward(my_dout.view(), my_q.view(), my_k.view(), my_v.view(), std::as_const(mine.out).view(),
+                           std::as_const(mine.lse).view(), mine.dq.view(), mine.dk.view(), mine.dv.view(), my_sinks,
+                           spec.sinks ? mine.dsinks.view() : TensorView{});
         result.received_backward[rank] = total() - between;
       }
       const std::lock_guard lock(adding);

@@ -90,9 +90,11 @@ TEST(SoftmaxPlan, NativeHintsWhereTheExchangeIsACollective) {
   EXPECT_EQ(even.exchanges[0].native, Native::all_gather);
   const Schedule backward = collectives::kv_all_gather_backward(spec, 1, {.native_collectives = true});
   EXPECT_EQ(backward.exchanges.back().native, Native::reduce_scatter);
-  const Schedule masked = collectives::kv_all_gather_forward(small_spec(Partition::contiguous(64, 4), Mask::causal()), 1, {.native_collectives = true});
+  const Schedule masked =
+      collectives::kv_all_gather_forward(small_spec(Partition::contiguous(64, 4), Mask::causal()), 1, {.native_collectives = true});
   EXPECT_EQ(masked.exchanges[0].native, Native::none);
-  const Schedule uneven = collectives::kv_all_gather_forward(small_spec(Partition::contiguous(65, 4), Mask::full()), 1, {.native_collectives = true});
+  const Schedule uneven =
+      collectives::kv_all_gather_forward(small_spec(Partition::contiguous(65, 4), Mask::full()), 1, {.native_collectives = true});
   EXPECT_EQ(uneven.exchanges[0].native, Native::none);
 }
 
@@ -146,7 +148,8 @@ TEST_P(ClosedForm, RingFullMask) {
 TEST_P(ClosedForm, RingCausalZigzag) {
   const std::int64_t key_block = 2 * c * Hkv * D * b;
   const Bytes bytes = received(record_all(collectives::ring_forward, spec(zigzag(), Mask::causal())));
-  for (std::int64_t r = 0; r < P; ++r) EXPECT_EQ(bytes.per_rank[r], static_cast<std::uint64_t>((P - 1 - r) * key_block + r * key_block / 2));
+  for (std::int64_t r = 0; r < P; ++r)
+    EXPECT_EQ(bytes.per_rank[r], static_cast<std::uint64_t>((P - 1 - r) * key_block + r * key_block / 2));
   EXPECT_EQ(bytes.total, static_cast<std::uint64_t>(3 * P * (P - 1) * key_block / 4));
 }
 
@@ -184,7 +187,8 @@ TEST_P(ClosedForm, KvAllGatherMaskedCausal) {
       rows.push_back(static_cast<std::int64_t>(bytes) / row);
     return rows;
   };
-  const auto in_order = remote_rows(contiguous()), head_tail = remote_rows(zigzag()), striped = remote_rows(Partition::striped(c * P, static_cast<int>(P)));
+  const auto in_order = remote_rows(contiguous()), head_tail = remote_rows(zigzag()),
+             striped = remote_rows(Partition::striped(c * P, static_cast<int>(P)));
   for (std::int64_t r = 0; r < P; ++r) {
     EXPECT_EQ(in_order[r], r * c);
     EXPECT_EQ(head_tail[r], (P - 1 - r) * c + r * c / 2);

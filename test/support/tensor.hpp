@@ -32,12 +32,19 @@ struct HostTensor {
 
   [[nodiscard]] double get(std::int64_t index) const {
     const std::byte* at = bytes.data() + static_cast<std::size_t>(index) * size_bytes(dtype);
-    const auto read = [at]<class T>(T value) { std::memcpy(&value, at, sizeof(T)); return value; };
+    const auto read = [at]<class T>(T value) {
+      std::memcpy(&value, at, sizeof(T));
+      return value;
+    };
     switch (dtype) {
-      case DType::f32: return read(float{});
-      case DType::f64: return read(double{});
-      case DType::f16: return static_cast<float>(read(Float16{}));
-      case DType::bf16: return static_cast<float>(read(BFloat16{}));
+      case DType::f32:
+        return read(float{});
+      case DType::f64:
+        return read(double{});
+      case DType::f16:
+        return static_cast<float>(read(Float16{}));
+      case DType::bf16:
+        return static_cast<float>(read(BFloat16{}));
     }
     throw std::logic_error("dtype");
   }
@@ -45,13 +52,19 @@ struct HostTensor {
     std::byte* at = bytes.data() + static_cast<std::size_t>(index) * size_bytes(dtype);
     const auto write = [at]<class T>(T stored) { std::memcpy(at, &stored, sizeof(T)); };
     switch (dtype) {
-      case DType::f32: return write(static_cast<float>(value));
-      case DType::f64: return write(value);
-      case DType::f16: return write(Float16(static_cast<float>(value)));
-      case DType::bf16: return write(BFloat16(static_cast<float>(value)));
+      case DType::f32:
+        return write(static_cast<float>(value));
+      case DType::f64:
+        return write(value);
+      case DType::f16:
+        return write(Float16(static_cast<float>(value)));
+      case DType::bf16:
+        return write(BFloat16(static_cast<float>(value)));
     }
   }
-  void fill(double value) { for (std::int64_t i = 0; i < size(); ++i) set(i, value); }
+  void fill(double value) {
+    for (std::int64_t i = 0; i < size(); ++i) set(i, value);
+  }
 };
 
 /// Normal with mean 0 and the given standard deviation, rounded to `dtype`.

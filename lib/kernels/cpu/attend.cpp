@@ -209,6 +209,7 @@ void attend_item(const AttendArguments& a, const Work& work, const HeadRun& run,
     pack_rows(a.v, batch, run.kv_head, first, keys.end - first, 1, s.values.data());
     const bool finite_values = all_finite(s.values.data(), (keys.end - first) * dv);
     for_each_tile([&](const Tile& one) { attend_tile(a, one, keys, finite_values, s); });
+    a.num_threads.note_progress();
   }
   for (std::int64_t r = 0; r < rows; ++r)
     finish_row(a, batch, tokens.first + r % num_tokens, run.first + r / num_tokens, s.high[r], s.total[r], s.sums.data() + r * dv);
