@@ -16,8 +16,10 @@ endif()
 
 # Code that runs once (tests, the command's glue) is built quickly: half of all compile time is its templates.
 function(seqccl_build_quickly target)
-  if(NOT CMAKE_BUILD_TYPE STREQUAL Debug)
-    target_compile_options(${target} PRIVATE $<IF:$<BOOL:${SEQCCL_SANITIZE}>,-O0,-O1>)
+  if(SEQCCL_SANITIZE)
+    target_compile_options(${target} PRIVATE -O0)
+  elseif(NOT CMAKE_BUILD_TYPE STREQUAL Debug)
+    target_compile_options(${target} PRIVATE -O1)
   endif()
 endfunction()
 
