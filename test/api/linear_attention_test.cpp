@@ -232,13 +232,13 @@ TEST_P(GatedScan, DecayThatKillsTheStateIsRight) {
 
 // q, k, v packed side by side in one tensor, as many models store them: nothing of them is sent, so any strides will do.
 TEST_P(LinearScan, InputsMayBeStrided) {
-  const auto [kind, scan] = GetParam();
+  const LinearKind kind = std::get<0>(GetParam());
   LinearSpec spec;
   spec.partition = Partition::zigzag(40, 4);
   spec.head_dim = 16;
   spec.heads = 2;
   spec.kind = kind;
-  spec.scan = scan;
+  spec.scan = std::get<1>(GetParam());
   const LinearProblem problem(spec);
   const LinearProblem::Run expected = problem.run();
   HostTensor whole(f32, {1, 40, 2, 16});
