@@ -6,7 +6,6 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -46,7 +45,7 @@ void parallel_for(std::int64_t num_items, const ThreadBudget& threads, Body&& bo
     helpers.reserve(num_helpers);
     try {
       for (int i = 0; i < num_helpers; ++i) helpers.emplace_back(work);
-    } catch (const std::system_error&) {  // no more threads to be had: those that run do all the work
+    } catch (const std::exception&) {  // no more threads or memory to be had: those that run do all the work
     }
     work();
     for (std::thread& thread : helpers) thread.join();
