@@ -24,22 +24,11 @@ constexpr Alias method_aliases[] = {{"auto", "automatic"},
                                     {"group_cast", "kv_all_gather"},
                                     {"ulysses", "head_swap"},
                                     {"deepspeed_ulysses", "head_swap"},
-                                    {"tokenring", "token_ring"}};
-constexpr const char* later_methods[] = {"bidirectional_ring",
-                                         "double_ring",
-                                         "mesh",
-                                         "usp",
-                                         "loongtrain",
-                                         "burst_backward",
-                                         "burst_attention",
-                                         "decode",
-                                         "tree_attention",
-                                         "helix",
-                                         "context_pass",
-                                         "star_attention",
-                                         "apb",
-                                         "balanced_helper",
-                                         "lightseq"};
+                                    {"tokenring", "token_ring"},
+                                    {"lightseq", "balanced_helper"},
+                                    {"distflashattn", "balanced_helper"}};
+constexpr const char* later_methods[] = {"double_ring", "mesh",           "usp",   "loongtrain",   "burst_backward", "burst_attention",
+                                         "decode",      "tree_attention", "helix", "context_pass", "star_attention", "apb"};
 constexpr Alias kind_aliases[] = {
     {"lasp", "basic"},         {"linear", "basic"},    {"retnet", "constant_decay"}, {"lightning", "constant_decay"},
     {"mamba2", "scalar_gate"}, {"ssd", "scalar_gate"}, {"gla", "vector_gate"},       {"hgrn2", "vector_gate"}};

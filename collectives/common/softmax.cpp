@@ -3,6 +3,7 @@
 #include "softmax.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 SEQCCL_BEGIN
@@ -12,11 +13,13 @@ Keys Keys::part(Rows rows) const { return {k.tokens(rows.first, rows.count), v.t
 
 Block scratch_like(Recorder& plan, const Block& like, std::int64_t tokens) {
   const Slot slot = plan.slot(like);
-  return plan.scratch(slot.dtype, {slot.batch, tokens, slot.heads, slot.dim});
+  return plan.scratch(slot.dtype, {slot.batch, tokens, like.num_heads, slot.dim});
 }
 
-Keys scratch_like(Recorder& plan, const Keys& like, std::int64_t tokens) {
-  return {scratch_like(plan, like.k, tokens), scratch_like(plan, like.v, tokens), {}};
+std::vector<Rank> all_ranks(int num_ranks) {
+  std::vector<Rank> ranks(num_ranks);
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return ranks;
 }
 
 Rows hull(std::span<const Rows> rows) {
@@ -38,62 +41,46 @@ std::vector<Piece> part_of(std::span<const Piece> pieces, Rows rows) {
   return result;
 }
 
-SoftmaxLayer::SoftmaxLayer(const char* name, Pass pass, const AttentionSpec& layer_spec, Rank my_rank, const RecordOptions& options,
-                           Direct direct)
+SoftmaxLayer::SoftmaxLayer(Recorder& recorder, const AttentionSpec& layer_spec, const BoundMask& bound_mask, Partition group_partition,
+                           Rank group_rank, const Mesh& mesh)
     : spec(layer_spec),
-      rank(my_rank),
-      num_ranks(layer_spec.partition.num_ranks()),
-      plan(name, my_rank, num_ranks),
-      mask(layer_spec.mask, layer_spec.partition.num_tokens(), layer_spec.batch) {
-  const std::int64_t batch = spec.batch, tokens = spec.partition.tokens_on(rank);
-  const std::int64_t q_heads = spec.q_heads, kv_heads = spec.num_kv_heads(), dim = spec.head_dim, dim_v = spec.dim_v();
-  heads.group = static_cast<std::int32_t>(q_heads / kv_heads);
+      plan(recorder),
+      mask(bound_mask),
+      partition(std::move(group_partition)),
+      rank(group_rank),
+      num_ranks(partition.num_ranks()),
+      outer(mesh.outer),
+      inner(mesh.inner) {}
 
-  const bool sendable = options.inputs_sendable;
-  queries = {plan.input(Tensor::q, spec.dtype, {batch, tokens, q_heads, dim}, sendable), pieces(rank)};
-  keys = {plan.input(Tensor::k, spec.dtype, {batch, tokens, kv_heads, dim}, sendable),
-          plan.input(Tensor::v, spec.dtype, {batch, tokens, kv_heads, dim_v}, sendable), pieces(rank)};
-  if (spec.sinks) sinks = plan.input(Tensor::sinks, f32, {1, 1, q_heads, 1});
+Rows SoftmaxLayer::query_need(Rank reader, Rank owner) const {
+  return hull(mask.seeing_queries(partition.pieces(owner), partition.pieces(reader)));
+}
 
-  if (pass == Pass::forward) {
-    state.out = result(Tensor::out, {batch, tokens, q_heads, dim_v}, direct.queries);
-    state.lse = plan.output(Tensor::lse, f32, {batch, tokens, q_heads, 1});
-    return;
+std::vector<HeadGroup> SoftmaxLayer::head_groups(int count) const {
+  const std::int64_t num_groups = std::clamp<std::int64_t>(count, 1, std::max<std::int64_t>(kv_heads, 1));
+  std::vector<HeadGroup> groups;
+  for (std::int64_t i = 0, query = 0; i < num_groups; ++i) {
+    const std::int64_t first = i * kv_heads / num_groups, end = (i + 1) * kv_heads / num_groups;
+    // Query heads that use a key head below `end`: (first_q + h) / group - first_kv < end.
+    const std::int64_t query_end =
+        i + 1 == num_groups ? q_heads : std::min<std::int64_t>(q_heads, (heads.first_kv + end) * heads.group - heads.first_q);
+    groups.push_back({{query, query_end - query}, {first, end - first}});
+    query = query_end;
   }
-  dout = plan.input(Tensor::dout, spec.dtype, {batch, tokens, q_heads, dim_v}, sendable);
-  state.out = plan.input(Tensor::out, spec.dtype, {batch, tokens, q_heads, dim_v}, sendable);
-  state.lse = plan.input(Tensor::lse, f32, {batch, tokens, q_heads, 1});
-  dq = result(Tensor::dq, {batch, tokens, q_heads, dim}, direct.queries);
-  gradients.dk = result(Tensor::dk, {batch, tokens, kv_heads, dim}, direct.keys);
-  gradients.dv = result(Tensor::dv, {batch, tokens, kv_heads, dim_v}, direct.keys);
-  delta = scratch_f32(tokens, q_heads, 1);
-  plan.compute(RowDot{dout, state.out, delta});
-  if (spec.sinks) plan.compute(SinkGradient{sinks, state.lse, delta, plan.output(Tensor::dsinks, f32, {1, 1, q_heads, 1})});
+  return groups;
 }
 
-// Sums: f32 outputs in place, 16-bit ones in scratch.
-Block SoftmaxLayer::result(Tensor tensor, Recorder::Shape shape, bool direct) {
-  const Block to = plan.output(tensor, spec.dtype, shape);
-  if (direct || spec.dtype == f32) return to;
-  const Block from = plan.scratch(f32, shape);
-  conversions_.push_back({from, to});
-  return from;
-}
-
-Rows SoftmaxLayer::query_need(Rank reader, Rank owner) const { return hull(mask.seeing_queries(pieces(owner), pieces(reader))); }
-
-Keys SoftmaxLayer::scratch_keys(std::int64_t tokens, std::int64_t num_heads) {
-  return {plan.scratch(spec.dtype, {spec.batch, tokens, num_heads, spec.head_dim}),
-          plan.scratch(spec.dtype, {spec.batch, tokens, num_heads, spec.dim_v()}),
-          {}};
+HeadMap SoftmaxLayer::map_of(const HeadGroup& group) const {
+  return {heads.first_q + static_cast<std::int32_t>(group.queries.first), heads.first_kv + static_cast<std::int32_t>(group.keys.first),
+          heads.group};
 }
 
 Block SoftmaxLayer::scratch_f32(std::int64_t tokens, std::int64_t num_heads, std::int64_t dim) {
   return plan.scratch(f32, {spec.batch, tokens, num_heads, dim});
 }
 
-State SoftmaxLayer::scratch_state(std::int64_t tokens, std::int64_t num_heads) {
-  return {scratch_f32(tokens, num_heads, spec.dim_v()), scratch_f32(tokens, num_heads, 1)};
+State SoftmaxLayer::scratch_state(std::int64_t tokens) {
+  return {scratch_f32(tokens, q_heads, spec.dim_v()), scratch_f32(tokens, q_heads, 1)};
 }
 
 KeyGradients SoftmaxLayer::scratch_gradients(std::int64_t tokens, std::int64_t num_heads) {
@@ -118,7 +105,8 @@ void SoftmaxLayer::attend(const Queries& from, const Keys& over, const State& in
 
   // A kernel of the user's that cannot add to a running state yields a fresh one, which is merged.
   if (spec.kernel && !spec.kernel.accumulates && !fresh) {
-    const State part = scratch_state(from.q.num_tokens, from.q.num_heads);
+    const State part = {scratch_f32(from.q.num_tokens, from.q.num_heads, spec.dim_v()),
+                        scratch_f32(from.q.num_tokens, from.q.num_heads, 1)};
     plan.compute(attend_op(from, over, part, map, true), about);
     plan.compute(Merge{part.out, part.lse, into.out, into.lse}, about);
     return;
@@ -158,12 +146,6 @@ void SoftmaxLayer::attend_backward(const Queries& from, const QueryGradient& wit
   op.fresh_dq = fresh_dq;
   op.fresh_dkv = fresh_dkv;
   plan.compute(op, about);
-}
-
-Schedule SoftmaxLayer::finish() && {
-  for (const Conversion& conversion : conversions_)
-    if (!conversion.to.empty()) plan.compute(Copy{conversion.from, conversion.to});
-  return std::move(plan).finish(spec.describe());
 }
 
 }  // namespace collectives

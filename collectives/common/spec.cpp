@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "seqccl/collectives.hpp"
 #include "spec.hpp"
 
 SEQCCL_BEGIN
@@ -46,13 +47,45 @@ Value from_name(const std::string& text, const char* who, const std::array<Value
 }  // namespace
 
 const char* name(Method method) noexcept {
-  constexpr const char* names[] = {"automatic", "ring", "kv_all_gather", "head_swap", "token_ring"};
+  constexpr const char* names[] = {"automatic", "ring",       "bidirectional_ring", "kv_all_gather",
+                                   "head_swap", "token_ring", "balanced_helper"};
   return names[static_cast<int>(method)];
 }
 Method method_from_name(const std::string& text) {
+  for (const char* choice : {"double_ring", "mesh", "burst_backward"})
+    if (text == choice)
+      throw refuse("method",
+                   fmt::format("'{}' is a choice of mesh and backward around ring, not a method of its own: see choose_method", text));
   return from_name(text, "method",
-                   std::array{Method::automatic, Method::ring, Method::kv_all_gather, Method::head_swap, Method::token_ring},
-                   {"bidirectional_ring", "double_ring", "mesh", "burst_backward", "decode", "context_pass", "balanced_helper"});
+                   std::array{Method::automatic, Method::ring, Method::bidirectional_ring, Method::kv_all_gather, Method::head_swap,
+                              Method::token_ring, Method::balanced_helper},
+                   {});
+}
+
+const char* name(Backward backward) noexcept { return backward == Backward::burst ? "burst" : "standard"; }
+
+std::vector<std::string> method_names() {
+  std::vector<std::string> names;
+  for (const MethodEntry& entry : method_table()) names.emplace_back(entry.name);
+  names.insert(names.end(), {"double_ring", "mesh", "burst_backward"});
+  return names;
+}
+
+void choose_method(AttentionSpec& spec, const std::string& text, const Topology& topology) {
+  const int num_ranks = spec.partition.num_ranks();
+  if (text == "double_ring") {
+    spec.method = Method::ring;
+    if (!spec.mesh) spec.mesh = Mesh::natural(num_ranks, topology);
+  } else if (text == "mesh") {
+    spec.method = Method::ring;
+    const int heads = Mesh::natural(num_ranks, topology).inner;
+    if (!spec.mesh) spec.mesh = Mesh{.heads = heads, .outer = 1, .inner = num_ranks / heads};
+  } else if (text == "burst_backward") {
+    spec.method = Method::ring;
+    spec.backward = Backward::burst;
+  } else {
+    spec.method = method_from_name(text);
+  }
 }
 
 const char* name(LinearKind kind) noexcept {
@@ -74,12 +107,55 @@ float AttentionSpec::scale_or_default() const noexcept {
   return scale.value_or(head_dim > 0 ? static_cast<float>(1 / std::sqrt(static_cast<double>(head_dim))) : 1.0f);
 }
 
+namespace {
+
+std::string describe_mesh(const std::optional<Mesh>& mesh) {
+  if (!mesh) return "none";
+  return fmt::format("heads {} x outer {} x inner {}{}", mesh->heads, mesh->outer, mesh->inner,
+                     mesh->heads_outermost ? ", heads outermost" : "");
+}
+
+/// What mesh, backward and head_groups ask for must be something that the method can do.
+void check_choices(const AttentionSpec& spec, int num_ranks) {
+  const char* who = "AttentionSpec";
+  const bool is_ring = spec.method == Method::ring || spec.method == Method::automatic;
+  if (spec.mesh) {
+    const Mesh& mesh = *spec.mesh;
+    if (mesh.heads < 1 || mesh.outer < 1 || mesh.inner < 1 || std::int64_t{mesh.heads} * mesh.outer * mesh.inner != num_ranks)
+      throw refuse(who, fmt::format("mesh has {} ranks, want each extent 1 or more and {} ranks in all", describe_mesh(mesh), num_ranks));
+    if (mesh.outer > 1 && !is_ring)
+      throw refuse(who, fmt::format("mesh outer is {}: a ring of rings is there for method ring only; for {} use outer 1, inner {}",
+                                    mesh.outer, name(spec.method), mesh.ring_size()));
+    if (spec.method == Method::head_swap && mesh.heads != num_ranks)
+      throw refuse(who,
+                   fmt::format("mesh heads is {}: head_swap swaps heads over all {} ranks; for a ring across groups use method ring with "
+                               "this mesh",
+                               mesh.heads, num_ranks));
+  }
+  if (spec.backward == Backward::burst && !is_ring && spec.method != Method::bidirectional_ring)
+    throw refuse(who, fmt::format("backward is burst: method {} has nothing that goes round in its backward pass to choose; use ring or "
+                                  "bidirectional_ring",
+                                  name(spec.method)));
+  if (spec.head_groups < 1) throw refuse(who, fmt::format("head_groups is {}, want 1 or more", spec.head_groups));
+  const bool has_groups = spec.method == Method::kv_all_gather || spec.method == Method::head_swap || (spec.mesh && spec.mesh->heads > 1);
+  if (spec.head_groups > 1 && !has_groups && spec.method != Method::automatic)
+    throw refuse(who,
+                 fmt::format("head_groups is {}: {} without a mesh moves all heads at once; use kv_all_gather, head_swap or a mesh with "
+                             "heads above 1, or head_groups 1",
+                             spec.head_groups, name(spec.method)));
+}
+
+}  // namespace
+
 std::string AttentionSpec::describe() const {
   return fmt::format(
       "operation = attention\nmethod = {}\nbatch = {}\nq_heads = {}\nkv_heads = {}\nhead_dim = {}\nv_head_dim = {}\ndtype = {}\n"
-      "partition = {}\nmask = {}\nscale = {}\nsoftcap = {}\nsinks = {}\npartials_in_dtype = {}\nkernel = {}\n",
+      "partition = {}\nmask = {}\nscale = {}\nsoftcap = {}\nsinks = {}\nmesh = {}\nbackward = {}\nhead_groups = {}\npartials_in_dtype = "
+      "{}\n"
+      "kernel = {}\n",
       name(method), batch, q_heads, num_kv_heads(), head_dim, dim_v(), name(dtype), partition.describe(), mask.describe_fully(),
-      scale_or_default(), softcap, sinks, partials_in_dtype, kernel ? kernel.name : "built in");
+      scale_or_default(), softcap, sinks, describe_mesh(mesh), name(backward), head_groups, partials_in_dtype,
+      kernel ? kernel.name : "built in");
 }
 
 void validate(const AttentionSpec& spec, int num_ranks) {
@@ -102,14 +178,7 @@ void validate(const AttentionSpec& spec, int num_ranks) {
   if (!std::isfinite(spec.scale_or_default())) throw refuse(who, fmt::format("scale is {}, want a finite number", *spec.scale));
   if (!(spec.softcap >= 0) || !std::isfinite(spec.softcap))
     throw refuse(who, fmt::format("softcap is {}, want 0 (none) or a positive number", spec.softcap));
-  if (spec.mesh) {
-    if (spec.mesh->num_ranks() != num_ranks)
-      throw refuse(who, fmt::format("mesh has heads {} x outer {} x inner {} ranks, want {} in all", spec.mesh->heads, spec.mesh->outer,
-                                    spec.mesh->inner, num_ranks));
-    if (!spec.mesh->is_flat())
-      throw refuse(who, fmt::format("mesh heads {} x outer {} is not in this version yet; leave mesh out or use heads 1, outer 1",
-                                    spec.mesh->heads, spec.mesh->outer));
-  }
+  check_choices(spec, num_ranks);
   (void)spec.mask.bind(spec.partition.num_tokens(), spec.batch);  // throws if documents do not fit
 }
 

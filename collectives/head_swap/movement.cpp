@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "swap.hpp"
+#include "../common/swap.hpp"
 
 SEQCCL_BEGIN
 namespace collectives {

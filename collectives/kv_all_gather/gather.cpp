@@ -16,7 +16,7 @@ Gather::Share Gather::share_of(std::vector<Rows> rows, std::int64_t offset) {
 Gather::Gather(Recorder& plan, const Partition& partition, const BoundMask& mask, std::int64_t batch, bool native)
     : plan_(plan), partition_(partition) {
   const std::int64_t own = partition.tokens_on(plan.rank());
-  bool even = native && plan.num_ranks() > 1;
+  bool even = native && plan.num_ranks() > 1 && !plan.in_group();
   for (Rank peer = 0; peer < plan.num_ranks(); ++peer) {
     const bool remote = peer != plan.rank();
     const auto mine = partition.pieces(plan.rank()), theirs = partition.pieces(peer);
@@ -47,8 +47,7 @@ std::vector<Piece> Gather::pieces() const {
 }
 
 Keys Gather::gather(const Keys& own) {
-  Keys all = scratch_like(plan_, own, num_needed_);
-  all.pieces = pieces();
+  Keys all = {scratch_like(plan_, own.k, num_needed_), scratch_like(plan_, own.v, num_needed_), pieces()};
   std::vector<Transfer> sends, receives;
   for (int i = 1; i < plan_.num_ranks(); ++i) {
     const Rank from = right(i), to = left(i);
@@ -79,15 +78,16 @@ void Gather::reduce(const KeyGradients& sums, const KeyGradients& home) {
     std::int64_t row = given_[peer].offset;
     for (const Rows& run : given_[peer].rows) {
       const KeyGradients from = arriving.part({row, run.count}), to = home.part(run);
+      row += run.count;
+      if (from.dk.empty()) continue;
       plan_.compute(Add{from.dk, to.dk}, peer);
       plan_.compute(Add{from.dv, to.dv}, peer);
-      row += run.count;
     }
   }
 }
 
 Block Gather::packed(const Block& block, const Share& share) {
-  if (share.rows.empty()) return {};
+  if (share.rows.empty() || block.num_heads == 0) return {};
   if (share.rows.size() == 1) return plan_.sendable(block.tokens(share.rows[0].first, share.rows[0].count));
   const Block all = scratch_like(plan_, block, share.num_rows);
   std::int64_t row = 0;

@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "visits.hpp"
+#include "../common/travel.hpp"
 
 SEQCCL_BEGIN
 namespace collectives {
@@ -16,19 +16,21 @@ Schedule ring_blocks(const RingSpec& spec, Rank rank, const RecordOptions& optio
   const Partition& partition = spec.partition;
   const std::int64_t own = partition.tokens_on(rank);
   Recorder plan("ring blocks", rank, partition.num_ranks());
-  const Keys keys = {plan.input(Tensor::k, spec.dtype, {spec.batch, own, spec.kv_heads, spec.head_dim}, options.inputs_sendable),
-                     plan.input(Tensor::v, spec.dtype, {spec.batch, own, spec.kv_heads, spec.dim_v()}, options.inputs_sendable),
-                     partition.pieces(rank)};
+  const Cargo keys = {{plan.input(Tensor::k, spec.dtype, {spec.batch, own, spec.kv_heads, spec.head_dim}, options.inputs_sendable),
+                       plan.input(Tensor::v, spec.dtype, {spec.batch, own, spec.kv_heads, spec.dim_v()}, options.inputs_sendable)},
+                      partition.pieces(rank)};
   Custom visit;
   for (std::size_t i = 0; i < states.size(); ++i)
     visit.inout[i] = plan.output(Tensor::user, states[i].dtype, {states[i].batch, states[i].tokens, states[i].heads, states[i].dim});
 
   const BoundMask mask(spec.mask, partition.num_tokens(), spec.batch);
   const RingPath path(plan, [&](Rank reader, Rank owner) { return key_need(partition, mask, reader, owner); });
-  record_visits(plan, path, partition, keys, [&](Rank owner, const Keys& block) {
-    if (owner != rank && block.k.empty()) return;
-    visit.in[0] = block.k;
-    visit.in[1] = block.v;
+  const auto pieces = [&](Rank owner, Rows rows) { return partition.pieces(owner, rows); };
+  const Spare spare = spare_like(plan, keys.blocks, path.largest_arrival());
+  record_visits(path, pieces, keys, sendable(plan, keys), spare, Lane::comm, [&](Rank owner, const Cargo& block) {
+    if (owner != rank && block.blocks[0].empty()) return;
+    visit.in[0] = block.blocks[0];
+    visit.in[1] = block.blocks[1];
     visit.function = plan.function([&step, owner, tokens = block.pieces](std::span<const TensorView> views) {
       step({owner, tokens, views[0], views[1], views.subspan(2)});
     });

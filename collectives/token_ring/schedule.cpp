@@ -1,56 +1,79 @@
-// schedule.cpp - token_ring: queries hop towards earlier ranks, partial results go straight back; keys and values stay.
+// schedule.cpp - token_ring: queries go round, partial results go straight back to their owner; keys and values stay.
 // SPDX-License-Identifier: Apache-2.0
-#include "../common/ring_path.hpp"
+#include "../common/travel.hpp"
 
 SEQCCL_BEGIN
 namespace collectives {
 
+namespace {
+
+RingPath query_path(SoftmaxLayer& layer) {
+  return {layer.plan, [&](Rank reader, Rank owner) { return layer.query_need(reader, owner); }};
+}
+PiecesOf pieces_of(const SoftmaxLayer& layer) {
+  return [&](Rank owner, Rows rows) { return layer.partition.pieces(owner, rows); };
+}
+
 // Round t: I work on the queries of rank r + t, while those of rank r + t + 1 come in and the partial of round t - 1 goes back.
-Schedule token_ring_forward(const AttentionSpec& spec, Rank rank, const RecordOptions& options) {
-  SoftmaxLayer layer("token_ring forward", SoftmaxLayer::Pass::forward, spec, rank, options);
-  const RingPath path(layer, RingPath::Travels::queries);
-  const auto num_ranks = layer.num_ranks;
-  const std::int64_t largest = path.largest_arrival(), own = spec.partition.tokens_on(rank), heads = spec.q_heads;
-  const auto scratch_queries = [&] { return layer.plan.scratch(spec.dtype, {spec.batch, largest, heads, spec.head_dim}); };
-  const Block spare[2] = {scratch_queries(), scratch_queries()};
-  const State partial[2] = {layer.scratch_state(largest, heads), layer.scratch_state(largest, heads)};
-  const Block mine = layer.plan.sendable(layer.queries.q);
+void forward(SoftmaxLayer& layer) {
+  const RingPath path = query_path(layer);
+  const std::int64_t largest = path.largest_arrival(), own = layer.partition.tokens_on(layer.rank);
+  const Cargo queries = {{layer.queries.q}, layer.queries.pieces};
+  const State partial[2] = {layer.scratch_state(largest), layer.scratch_state(largest)};
 
   // On the wire a partial is f32 unless the spec asks for the element type.
-  const bool narrow = spec.partials_in_dtype && spec.dtype != f32;
+  const bool narrow = layer.spec.partials_in_dtype && layer.spec.dtype != f32;
   const auto wire = [&](std::int64_t tokens) {
-    return layer.plan.scratch(narrow ? spec.dtype : f32, {spec.batch, tokens, heads, spec.dim_v()});
+    return layer.plan.scratch(narrow ? layer.spec.dtype : f32, {layer.spec.batch, tokens, layer.q_heads, layer.spec.dim_v()});
   };
-  const Block narrowed[2] = {narrow ? wire(largest) : partial[0].out, narrow ? wire(largest) : partial[1].out};
-  const State returned = {wire(own), layer.scratch_f32(own, heads, 1)};
+  Spare results;
+  for (const int i : {0, 1}) results[i] = {narrow ? wire(largest) : partial[i].out, partial[i].lse};
+  const Blocks returned = {wire(own), layer.scratch_f32(own, layer.q_heads, 1)};
 
-  Queries here{mine, layer.queries.pieces};
-  for (int t = 0; t <= num_ranks; ++t) {
-    const Block& next = spare[(t + 1) % 2];
-    path.record_hop(t + 1, {here.q}, {mine}, {next}, Lane::comm);
+  record_errands(
+      path, pieces_of(layer), queries, sendable(layer.plan, queries), spare_like(layer.plan, queries.blocks, largest), results, returned,
+      Lane::comm, Lane::comm2,
+      [&](Rank owner, const Cargo& cargo, int slot) {
+        if (slot < 0) return layer.attend(layer.queries, layer.keys, layer.state, /*fresh=*/true, owner);
+        const Queries from = {cargo.blocks[0], cargo.pieces};
+        const State part = {partial[slot].out.tokens(0, from.q.num_tokens), partial[slot].lse.tokens(0, from.q.num_tokens)};
+        layer.attend_partial(from, layer.keys, part, owner);
+        if (narrow && !part.out.empty()) layer.plan.compute(Copy{part.out, results[slot][0].tokens(0, from.q.num_tokens)}, owner);
+      },
+      [&](Rank worker, Rows rows) {
+        const Blocks back = rows_of(returned, rows), sum = rows_of(std::array{layer.state.out, layer.state.lse}, rows);
+        if (!back[0].empty()) layer.plan.compute(Merge{back[0], back[1], sum[0], sum[1]}, worker);
+      });
+}
 
-    const Rank owner = layer.right(t % num_ranks);
-    if (t == 0) {
-      layer.attend(layer.queries, layer.keys, layer.state, /*fresh=*/true, rank);
-    } else if (const Rows rows = t < num_ranks ? path.need(rank, owner) : Rows{}; rows.count != 0) {
-      const State part = {partial[t % 2].out.tokens(0, rows.count), partial[t % 2].lse.tokens(0, rows.count)};
-      layer.attend_partial(here, layer.keys, part, owner);
-      if (narrow) layer.plan.compute(Copy{part.out, narrowed[t % 2].tokens(0, rows.count)}, owner);
-    }
-    if (t >= 2) {
-      const Rows back =
-          path.record_straight_return(t, {narrowed[(t - 1) % 2], partial[(t - 1) % 2].lse}, {returned.out, returned.lse}, Lane::comm2);
-      const auto rows_of = [&](const Block& block) { return block.tokens(back.first, back.count); };
-      if (back.count != 0)
-        layer.plan.compute(Merge{rows_of(returned.out), rows_of(returned.lse), rows_of(layer.state.out), rows_of(layer.state.lse)},
-                           layer.left(t - 1));
-    }
-    if (t + 1 >= num_ranks) continue;
-    const Rank coming = layer.right(t + 1);
-    const Rows rows = path.need(rank, coming);
-    here = {next.tokens(0, rows.count), layer.pieces(coming, rows)};
-  }
-  return std::move(layer).finish();
+// The mirror: q, dout, lse, delta go round, dq partials go straight back; dk, dv are summed at home.
+void backward(SoftmaxLayer& layer) {
+  const RingPath path = query_path(layer);
+  const std::int64_t largest = path.largest_arrival(), own = layer.partition.tokens_on(layer.rank);
+  const Cargo queries = {{layer.queries.q, layer.dout, layer.state.lse, layer.delta}, layer.queries.pieces};
+  const Spare results = spare_like(layer.plan, std::array{layer.dq}, largest);
+  const Blocks returned = scratch_like(layer.plan, std::array{layer.dq}, own);
+
+  record_errands(
+      path, pieces_of(layer), queries, sendable(layer.plan, queries), spare_like(layer.plan, queries.blocks, largest), results, returned,
+      Lane::comm, Lane::comm2,
+      [&](Rank owner, const Cargo& cargo, int slot) {
+        const Blocks& blocks = cargo.blocks;
+        const Block dq = slot < 0 ? layer.dq : results[slot][0].tokens(0, blocks[0].num_tokens);
+        layer.attend_backward({blocks[0], cargo.pieces}, {blocks[1], blocks[2], blocks[3], dq}, layer.keys, layer.gradients,
+                              /*fresh_dq=*/true, /*fresh_dkv=*/slot < 0, owner);
+      },
+      [&](Rank worker, Rows rows) { record_adds(layer.plan, rows_of(returned, rows), rows_of(std::array{layer.dq}, rows), worker); });
+}
+
+}  // namespace
+
+Schedule token_ring_forward(const AttentionSpec& spec, Rank rank, const RecordOptions& options) {
+  return record_softmax("token_ring forward", Pass::forward, forward, spec, rank, options);
+}
+
+Schedule token_ring_backward(const AttentionSpec& spec, Rank rank, const RecordOptions& options) {
+  return record_softmax("token_ring backward", Pass::backward, backward, spec, rank, options);
 }
 
 }  // namespace collectives

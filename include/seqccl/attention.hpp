@@ -16,10 +16,14 @@
 SEQCCL_BEGIN
 
 /// How the shards meet. Which to use when: README, table of methods; derivations: collectives/<method>/notes.md.
-enum class Method : std::uint8_t { automatic, ring, kv_all_gather, head_swap, token_ring };
+enum class Method : std::uint8_t { automatic, ring, bidirectional_ring, kv_all_gather, head_swap, token_ring, balanced_helper };
 [[nodiscard]] const char* name(Method method) noexcept;
-/// @throws Error(argument) listing the names; names of methods that are planned but not there say "not yet"
+/// @throws Error(argument) listing the names
 [[nodiscard]] Method method_from_name(const std::string& name);
+
+/// What travels in the backward pass of a ring: keys and their gradients, or queries and theirs (BurstAttention).
+enum class Backward : std::uint8_t { standard, burst };
+[[nodiscard]] const char* name(Backward backward) noexcept;
 
 /// One softmax attention layer
 /// ===========================
@@ -38,9 +42,11 @@ struct AttentionSpec {
   float softcap = 0;             // 0: none
   bool sinks = false;            // one extra logit per query head in the denominator
   Method method = Method::automatic;
-  std::optional<Mesh> mesh{};      // a mesh beyond the flat one is not there yet
-  bool partials_in_dtype = false;  // partial outputs on the wire in dtype instead of f32 (token_ring)
-  AttendKernel kernel{};           // your own attend kernel; default: the library's
+  std::optional<Mesh> mesh{};              // heads: swap heads in groups of this size, the method runs across them; outer: ring of rings
+  Backward backward = Backward::standard;  // burst: ring and bidirectional_ring
+  int head_groups = 1;                     // work in this many groups of heads: one travels while another is attended to
+  bool partials_in_dtype = false;          // partial results on the wire in dtype instead of f32 (token_ring, balanced_helper)
+  AttendKernel kernel{};                   // your own attend kernel; default: the library's
 
   [[nodiscard]] std::int64_t num_kv_heads() const noexcept { return kv_heads != 0 ? kv_heads : q_heads; }
   [[nodiscard]] std::int64_t dim_v() const noexcept { return v_head_dim != 0 ? v_head_dim : head_dim; }
@@ -51,6 +57,17 @@ struct AttentionSpec {
 
 /// @throws Error(argument) naming the field, its value and what would be right
 void validate(const AttentionSpec& spec, int num_ranks);
+
+/// Sets method, mesh and backward from a method's published name: those of Method, and
+///
+///     double_ring     ring, mesh natural(P, topology)             LoongTrain, BurstEngine
+///     mesh            ring, heads = ranks per node                USP, LoongTrain, LongVILA
+///     burst_backward  ring, backward = burst                      BurstAttention
+///
+/// A mesh that is already set is kept. @throws Error(argument) listing the names
+void choose_method(AttentionSpec& spec, const std::string& name, const Topology& topology = {});
+/// The names that choose_method knows.
+[[nodiscard]] std::vector<std::string> method_names();
 
 /// Attention
 /// =========
@@ -78,7 +95,7 @@ class Attention {
 
   void forward(ConstTensorView q, ConstTensorView k, ConstTensorView v, TensorView out, TensorView lse, ConstTensorView sinks = {});
 
-  /// Overwrites the gradients. `out` and `lse` are forward's results. @throws Error(argument) if the method has no backward yet
+  /// Overwrites the gradients. `out` and `lse` are forward's results.
   void backward(ConstTensorView dout, ConstTensorView q, ConstTensorView k, ConstTensorView v, ConstTensorView out, ConstTensorView lse,
                 TensorView dq, TensorView dk, TensorView dv, ConstTensorView sinks = {}, TensorView dsinks = {});
 

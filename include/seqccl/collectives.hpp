@@ -25,11 +25,16 @@ namespace collectives {
 // Softmax attention. Each is collectives/<method>/schedule.cpp; notes.md beside it has derivation, cost and source.
 [[nodiscard]] Schedule ring_forward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
 [[nodiscard]] Schedule ring_backward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
+[[nodiscard]] Schedule bidirectional_ring_forward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
+[[nodiscard]] Schedule bidirectional_ring_backward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
 [[nodiscard]] Schedule kv_all_gather_forward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
 [[nodiscard]] Schedule kv_all_gather_backward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
 [[nodiscard]] Schedule head_swap_forward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
 [[nodiscard]] Schedule head_swap_backward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
 [[nodiscard]] Schedule token_ring_forward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
+[[nodiscard]] Schedule token_ring_backward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
+[[nodiscard]] Schedule balanced_helper_forward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
+[[nodiscard]] Schedule balanced_helper_backward(const AttentionSpec& spec, Rank rank, const RecordOptions& options = {});
 
 // Linear attention: local work around a scan of states (collectives/state_scan).
 [[nodiscard]] Schedule linear_forward(const LinearSpec& spec, Rank rank, const RecordOptions& options = {});
@@ -56,7 +61,7 @@ struct MethodEntry {
   Method method;
   const char* name;
   Schedule (*forward)(const AttentionSpec&, Rank, const RecordOptions&);
-  Schedule (*backward)(const AttentionSpec&, Rank, const RecordOptions&);  // nullptr: not there yet
+  Schedule (*backward)(const AttentionSpec&, Rank, const RecordOptions&);
 };
 [[nodiscard]] std::span<const MethodEntry> method_table() noexcept;
 [[nodiscard]] const MethodEntry& entry_of(Method method);

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -28,8 +29,27 @@ class Recorder {
  public:
   Recorder(std::string name, Rank rank, int num_ranks);
 
-  [[nodiscard]] Rank rank() const noexcept { return schedule_.rank; }
-  [[nodiscard]] int num_ranks() const noexcept { return schedule_.num_ranks; }
+  /// This rank and how many there are, in the present group; without one, in the communicator.
+  [[nodiscard]] Rank rank() const noexcept { return members_.empty() ? schedule_.rank : group_rank_; }
+  [[nodiscard]] int num_ranks() const noexcept { return members_.empty() ? schedule_.num_ranks : static_cast<int>(members_.size()); }
+  [[nodiscard]] bool in_group() const noexcept { return !members_.empty(); }
+
+  /// A part of the ranks that a collective runs over: while this lives, rank(), num_ranks(), peers and `about` count inside `members`.
+  /// Groups nest. A mesh is collectives over groups, recorded one after the other.
+  class Group {
+   public:
+    /// `members`: ranks of the enclosing group, this rank among them, in the same order on all of them.
+    /// @throws Error(internal) if this rank is not among them
+    Group(Recorder& plan, std::span<const Rank> members);
+    ~Group();
+    Group(const Group&) = delete;
+    Group& operator=(const Group&) = delete;
+
+   private:
+    Recorder& plan_;
+    std::vector<Rank> outer_members_;
+    Rank outer_rank_;
+  };
 
   struct Shape {
     std::int64_t batch, tokens, heads, dim;
@@ -71,8 +91,12 @@ class Recorder {
   Block add_slot(Slot slot);
   void touch(Step& step, const Block& block, Access access);
   void push(Step step);
+  /// A rank of the present group as a rank of the communicator; -1 stays.
+  [[nodiscard]] Rank world(Rank rank) const noexcept { return rank < 0 || members_.empty() ? rank : members_[rank]; }
 
   Schedule schedule_;
+  std::vector<Rank> members_;  // of the present group, as ranks of the communicator; none: all
+  Rank group_rank_ = 0;
   std::vector<std::array<std::vector<Touch>, num_lanes>> touches_;  // per slot and lane, oldest first
   std::array<std::uint32_t, num_lanes> num_steps_{};
 };

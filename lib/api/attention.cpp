@@ -21,7 +21,7 @@ Cluster cluster_of(const Communicator& comm) {
   return cluster;
 }
 
-/// Simulated times of every candidate; the cheapest that has both passes wins, the earlier row of the table on a tie.
+/// Simulated times of every candidate, forward and backward together; the cheapest wins, the earlier row of the table on a tie.
 struct Choice {
   Method method;
   std::string table;
@@ -30,13 +30,16 @@ Choice choose(AttentionSpec spec, const Cluster& cluster) {
   Choice choice{Method::ring, {}};
   double best = -1;
   for (const MethodEntry& entry : method_table()) {
-    if (entry.backward == nullptr) {
-      choice.table += fmt::format("  {:<14} not considered: it has no backward yet\n", entry.name);
+    spec.method = entry.method;
+    try {
+      validate(spec, spec.partition.num_ranks());
+    } catch (const Error& cannot) {  // this method has no such mesh, backward or head groups
+      choice.table += fmt::format("  {:<18} not considered: {}\n", entry.name, cannot.what());
       continue;
     }
-    spec.method = entry.method;
-    const double seconds = simulate(record_all(entry.forward, spec), cluster).seconds;
-    choice.table += fmt::format("  {:<14} {:>10} simulated forward\n", entry.name, human_seconds(seconds));
+    const double seconds =
+        simulate(record_all(entry.forward, spec), cluster).seconds + simulate(record_all(entry.backward, spec), cluster).seconds;
+    choice.table += fmt::format("  {:<18} {:>10} simulated, forward and backward\n", entry.name, human_seconds(seconds));
     if (best < 0 || seconds < best) {
       best = seconds;
       choice.method = entry.method;
@@ -70,13 +73,8 @@ Attention::Attention(Communicator& comm, AttentionSpec spec) {
   State* state = state_.get();
   state->forward = PlannedPass(
       [state](bool sendable) { return state->entry().forward(state->spec, state->comm->rank(), {.inputs_sendable = sendable}); });
-  state->backward = PlannedPass([state](bool sendable) {
-    if (state->entry().backward == nullptr)
-      throw Error(
-          ErrorKind::argument,
-          fmt::format("Attention::backward: method {} has no backward yet; use ring, kv_all_gather or head_swap", state->entry().name));
-    return state->entry().backward(state->spec, state->comm->rank(), {.inputs_sendable = sendable});
-  });
+  state->backward = PlannedPass(
+      [state](bool sendable) { return state->entry().backward(state->spec, state->comm->rank(), {.inputs_sendable = sendable}); });
 }
 Attention::~Attention() = default;
 Attention::Attention(Attention&&) noexcept = default;

@@ -26,6 +26,22 @@ Recorder::Recorder(std::string name, Rank rank, int num_ranks) {
   schedule_.num_ranks = num_ranks;
 }
 
+Recorder::Group::Group(Recorder& plan, std::span<const Rank> members)
+    : plan_(plan), outer_members_(plan.members_), outer_rank_(plan.group_rank_) {
+  const auto me = std::find(members.begin(), members.end(), plan.rank());
+  if (me == members.end())
+    throw Error(ErrorKind::internal, fmt::format("{}: rank {} records in a group that it is not in", plan.schedule_.name, plan.rank()));
+  std::vector<Rank> world;
+  for (const Rank member : members) world.push_back(plan.world(member));
+  plan.group_rank_ = static_cast<Rank>(me - members.begin());
+  plan.members_ = std::move(world);
+}
+
+Recorder::Group::~Group() {
+  plan_.members_ = std::move(outer_members_);
+  plan_.group_rank_ = outer_rank_;
+}
+
 Block Recorder::add_slot(Slot slot) {
   if (schedule_.slots.size() >= no_slot) throw Error(ErrorKind::internal, schedule_.name + ": more than 65534 slots");
   const auto index = static_cast<SlotIndex>(schedule_.slots.size());
@@ -83,20 +99,23 @@ void Recorder::exchange(std::vector<Transfer> sends, std::vector<Transfer> recei
   if (sends.empty() && receives.empty()) return;
 
   const auto refuse = [&](const Transfer& transfer, const char* why) {
-    return Error(ErrorKind::internal, fmt::format("{} on rank {}: transfer with rank {}: {}", schedule_.name, rank(), transfer.peer, why));
+    return Error(ErrorKind::internal,
+                 fmt::format("{} on rank {}: transfer with rank {}: {}", schedule_.name, schedule_.rank, transfer.peer, why));
   };
-  Step step{lane, static_cast<std::int16_t>(about), static_cast<std::uint32_t>(schedule_.exchanges.size()), {}};
+  Step step{lane, static_cast<std::int16_t>(world(about)), static_cast<std::uint32_t>(schedule_.exchanges.size()), {}};
   if (lane == Lane::compute) throw Error(ErrorKind::internal, schedule_.name + ": an exchange needs a communication lane");
-  for (const Transfer& send : sends) {
+  for (Transfer& send : sends) {
     if (send.peer < 0 || send.peer >= num_ranks() || send.peer == rank()) throw refuse(send, "no such peer");
     if (!slot(send.block).sendable || region_of(schedule_, send.block).count > 1) throw refuse(send, "what is sent must be contiguous");
     touch(step, send.block, Access::read);
+    send.peer = world(send.peer);
   }
-  for (const Transfer& receive : receives) {
+  for (Transfer& receive : receives) {
     if (receive.peer < 0 || receive.peer >= num_ranks() || receive.peer == rank()) throw refuse(receive, "no such peer");
     if (slot(receive.block).kind != SlotKind::scratch) throw refuse(receive, "peers may write scratch only");
     if (region_of(schedule_, receive.block).count > 1) throw refuse(receive, "what is received must be contiguous");
     touch(step, receive.block, Access::write);
+    receive.peer = world(receive.peer);
   }
   schedule_.exchanges.push_back({static_cast<std::uint32_t>(schedule_.transfers.size()), static_cast<std::uint32_t>(sends.size()),
                                  static_cast<std::uint32_t>(receives.size()), native});
@@ -106,7 +125,7 @@ void Recorder::exchange(std::vector<Transfer> sends, std::vector<Transfer> recei
 }
 
 void Recorder::compute(Op op, Rank about) {
-  Step step{Lane::compute, static_cast<std::int16_t>(about), static_cast<std::uint32_t>(schedule_.ops.size()), {}};
+  Step step{Lane::compute, static_cast<std::int16_t>(world(about)), static_cast<std::uint32_t>(schedule_.ops.size()), {}};
   for_each_operand(op, [&](const Block& block, Access access) { touch(step, block, access); });
   schedule_.ops.push_back(std::move(op));
   push(step);

@@ -15,9 +15,7 @@ TEST_P(EveryMethodWide, AgreesWithDenseAttention) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Softmax, EveryMethodWide,
-                         ::testing::Combine(::testing::Values(Method::ring, Method::kv_all_gather, Method::head_swap, Method::token_ring),
-                                            ::testing::Range(0, 5)),
+INSTANTIATE_TEST_SUITE_P(Softmax, EveryMethodWide, ::testing::Combine(::testing::ValuesIn(all_methods()), ::testing::Range(0, 5)),
                          [](const auto& test) {
                            return std::string(name(std::get<0>(test.param))) + "_" + std::to_string(std::get<1>(test.param));
                          });

@@ -91,9 +91,7 @@ TEST_P(EveryMethod, NanInOneKeyShowsInEveryQueryThatSeesIt) {
       EXPECT_EQ(std::isnan(run.whole.out.get((t * 4 + h) * 8)), h == 0 && t >= 10) << "token " << t << " head " << h;
 }
 
-INSTANTIATE_TEST_SUITE_P(Softmax, EveryMethod,
-                         ::testing::Values(Method::ring, Method::kv_all_gather, Method::head_swap, Method::token_ring),
-                         [](const auto& test) { return name(test.param); });
+INSTANTIATE_TEST_SUITE_P(Softmax, EveryMethod, ::testing::ValuesIn(all_methods()), [](const auto& test) { return name(test.param); });
 
 TEST(Attention, AutomaticPicksTheCheapestSimulatedCandidate) {
   AttentionSpec spec;
@@ -189,7 +187,19 @@ TEST(Attention, WrongArgumentsThrowBeforeAnythingIsSentAndLeaveTheCommunicatorUs
               std::string::npos);
     EXPECT_NE(refused([](AttentionSpec& s) { s.partition = Partition::contiguous(8, 3); }).find("3 ranks, want 2"), std::string::npos);
     EXPECT_NE(refused([](AttentionSpec& s) { s.mask = Mask::documents({3}); }).find("document lengths sum to 3"), std::string::npos);
-    EXPECT_NE(refused([](AttentionSpec& s) { s.mesh = Mesh{.heads = 2}; }).find("not in this version yet"), std::string::npos);
+    EXPECT_NE(refused([](AttentionSpec& s) { s.mesh = Mesh{.heads = 3}; }).find("want each extent 1 or more and 2 ranks in all"),
+              std::string::npos);
+    const auto chosen = [&](Method method, auto&& change) {
+      return refused([&](AttentionSpec& s) {
+        s.method = method;
+        change(s);
+      });
+    };
+    EXPECT_NE(chosen(Method::token_ring, [](AttentionSpec& s) { s.mesh = Mesh{.outer = 2}; }).find("method ring only"), std::string::npos);
+    EXPECT_NE(chosen(Method::head_swap, [](AttentionSpec& s) { s.mesh = Mesh{.inner = 2}; }).find("use method ring"), std::string::npos);
+    EXPECT_NE(chosen(Method::kv_all_gather, [](AttentionSpec& s) { s.backward = Backward::burst; }).find("use ring or"), std::string::npos);
+    EXPECT_NE(chosen(Method::ring, [](AttentionSpec& s) { s.head_groups = 2; }).find("use kv_all_gather, head_swap"), std::string::npos);
+    EXPECT_NE(chosen(Method::head_swap, [](AttentionSpec& s) { s.head_groups = 0; }).find("head_groups is 0"), std::string::npos);
     EXPECT_NE(refused([](AttentionSpec& s) { s.scale = std::numeric_limits<float>::infinity(); }).find("scale"), std::string::npos);
     // Still usable: everybody refused locally, nobody sent anything.
     attention.forward(q.view(), q.view(), q.view(), out.view(), lse.view());
@@ -234,16 +244,21 @@ TEST(Attention, OutputsThatShareMemoryAreRefused) {
   });
 }
 
-TEST(Attention, TokenRingHasNoBackwardAndSaysSo) {
-  run_ranks(1, [](Communicator& comm) {
-    AttentionSpec spec;
-    spec.partition = Partition::contiguous(4, 1);
-    spec.head_dim = 4;
-    spec.method = Method::token_ring;
-    Attention attention(comm, spec);
-    HostTensor x = random_tensor(f32, {1, 4, 1, 4}, 1), lse(f32, {1, 1, 4}), a = x, b = x, c = x;
-    EXPECT_THROW(attention.backward(x.view(), x.view(), x.view(), x.view(), x.view(), lse.view(), a.view(), b.view(), c.view()), Error);
-  });
+TEST(Attention, PublishedNamesAreChoicesOfMethodMeshAndBackward) {
+  AttentionSpec spec;
+  spec.partition = Partition::zigzag(64, 8);
+  choose_method(spec, "double_ring", Topology::nodes(2, 4));
+  EXPECT_EQ(spec.method, Method::ring);
+  EXPECT_EQ(*spec.mesh, (Mesh{1, 2, 4}));
+  spec.mesh.reset();
+  choose_method(spec, "mesh", Topology::nodes(2, 4));
+  EXPECT_EQ(*spec.mesh, (Mesh{4, 1, 2}));
+  choose_method(spec, "burst_backward");
+  EXPECT_EQ(spec.backward, Backward::burst);
+  EXPECT_EQ(*spec.mesh, (Mesh{4, 1, 2})) << "a mesh that is set is kept";
+  choose_method(spec, "balanced_helper");
+  EXPECT_EQ(spec.method, Method::balanced_helper);
+  EXPECT_THROW(choose_method(spec, "mash"), Error);
 }
 
 }  // namespace

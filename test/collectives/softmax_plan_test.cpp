@@ -22,7 +22,6 @@ void expect_proven(const AttentionSpec& spec, const RecordOptions& options = {})
     const auto forward = record_all(entry.forward, spec, options);
     const CheckReport report = check(forward, claim_of(spec));
     ASSERT_TRUE(report.ok()) << "forward: " << report.text();
-    if (entry.backward == nullptr) continue;
     const CheckReport backward = check(record_all(entry.backward, spec, options), claim_of(spec));
     ASSERT_TRUE(backward.ok()) << "backward: " << backward.text();
   }
@@ -80,6 +79,49 @@ TEST(SoftmaxPlan, BatchSinksDtypesAndInputsThatMustBePacked) {
     expect_proven(spec);
     if (HasFatalFailure()) return;
   }
+}
+
+/// Meshes over `num_ranks` with every split, both placements.
+std::vector<Mesh> all_meshes(int num_ranks) {
+  std::vector<Mesh> meshes;
+  for (int heads = 1; heads <= num_ranks; ++heads)
+    for (int outer = 1; heads * outer <= num_ranks; ++outer) {
+      if (num_ranks % (heads * outer) != 0) continue;
+      meshes.push_back({heads, outer, num_ranks / (heads * outer)});
+      if (heads > 1 && heads < num_ranks) meshes.push_back({heads, outer, num_ranks / (heads * outer), true});
+    }
+  return meshes;
+}
+
+// Every method with every choice of mesh, backward and head groups that it takes; what it does not take it refuses.
+TEST(SoftmaxPlan, MeshesBackwardsAndHeadGroups) {
+  for (const int num_ranks : {1, 2, 3, 4, 6, 8, 12})
+    for (const Mesh& mesh : all_meshes(num_ranks))
+      for (const Backward backward : {Backward::standard, Backward::burst})
+        for (const MethodEntry& entry : method_table()) {
+          int seed = num_ranks + mesh.heads * 3 + mesh.outer * 5 + static_cast<int>(entry.method);
+          const std::int64_t num_tokens = 57 + seed % 3;
+          AttentionSpec spec = small_spec(all_partitions(num_tokens, num_ranks)[seed % 5], all_masks(num_tokens)[seed % 9], 6, 3);
+          if (seed % 2 == 0) spec.q_heads = spec.kv_heads = 4;
+          spec.method = entry.method;
+          spec.mesh = mesh;
+          spec.backward = backward;
+          spec.head_groups = 1 + seed % 3;
+          try {
+            validate(spec, num_ranks);
+          } catch (const Error& refused) {
+            EXPECT_EQ(refused.kind(), ErrorKind::argument);
+            continue;
+          }
+          SCOPED_TRACE(std::string(entry.name) + ", " + spec.describe());
+          for (const Mask& mask : {Mask::full(), Mask::causal(), spec.mask}) {
+            spec.mask = mask;
+            const CheckReport forward = check(record_all(entry.forward, spec), claim_of(spec));
+            ASSERT_TRUE(forward.ok()) << "forward: " << forward.text();
+            const CheckReport back = check(record_all(entry.backward, spec), claim_of(spec));
+            ASSERT_TRUE(back.ok()) << "backward: " << back.text();
+          }
+        }
 }
 
 TEST(SoftmaxPlan, NativeHintsWhereTheExchangeIsACollective) {

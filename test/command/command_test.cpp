@@ -167,12 +167,11 @@ TEST(Command, nan_in_the_input_stays_visible_and_is_not_an_error) {
   EXPECT_FALSE(std::isnan(result.get(4 * 8)));
 }
 
-TEST(Command, a_method_without_backward_says_so_and_forward_only_runs) {
+TEST(Command, every_method_runs_backward_and_forward_only) {
   const Folder folder;
   const std::string in = softmax_file(folder);
-  const Ran ran = run({"run", "attention", "-i", in, "--method", "token_ring", "--ranks", "2"});
-  EXPECT_EQ(ran.code, 2);
-  EXPECT_NE(ran.err.find("--forward-only"), std::string::npos) << ran.err;
+  for (const std::string method : {"token_ring", "bidirectional_ring", "balanced_helper"})
+    EXPECT_EQ(run({"run", "attention", "-i", in, "--method", method, "--ranks", "3", "--check"}).code, 0) << method;
   EXPECT_EQ(run({"run", "attention", "-i", in, "--method", "token_ring", "--ranks", "2", "--forward-only", "--check"}).code, 0);
 }
 
@@ -219,7 +218,7 @@ TEST(Command, explain_proves_and_compares) {
       run({"explain", "attention", "--ranks", "4", "--nodes", "2x2", "--between", "10,1", "--tokens", "1k", "--json", "--backward"});
   ASSERT_EQ(numbers.code, 0) << numbers.out << numbers.err;
   const json report = json::parse(numbers.out);
-  EXPECT_EQ(report.at("candidates").size() + report.at("refused").size(), 4u);
+  EXPECT_EQ(report.at("candidates").size() + report.at("refused").size(), 6u);
   for (const json& candidate : report.at("candidates")) {
     EXPECT_TRUE(candidate.at("proven").get<bool>());
     EXPECT_GT(candidate.at("simulated_s").get<double>(), 0);

@@ -97,14 +97,14 @@ TEST(Options, published_names_mean_methods) {
        {std::pair{"ulysses", Method::head_swap}, std::pair{"ring_attention", Method::ring}, std::pair{"llama3_cp", Method::kv_all_gather},
         std::pair{"TokenRing", Method::token_ring}, std::pair{"head-swap", Method::head_swap}, std::pair{"auto", Method::automatic}})
     EXPECT_EQ(parse_methods(word), std::vector<Method>{method}) << word;
-  EXPECT_EQ(parse_methods("all").size(), 4u);
+  EXPECT_EQ(parse_methods("all").size(), 6u);
   EXPECT_EQ(parse_scans("lasp1"), std::vector<Scan>{Scan::chain});
   EXPECT_EQ(parse_scans("lasp2"), std::vector<Scan>{Scan::all_gather});
   EXPECT_EQ(parse_kind("mamba2"), LinearKind::scalar_gate);
 }
 
 TEST(Options, names_of_later_versions_are_not_there_yet) {
-  for (const char* word : {"bidirectional_ring", "double_ring", "mesh", "burst_backward", "decode", "context_pass", "balanced_helper"})
+  for (const char* word : {"double_ring", "mesh", "burst_backward", "decode", "context_pass"})
     EXPECT_REFUSED(parse_methods(word), word, "not there yet", "ring");
   for (const char* word : {"delta", "gated_delta", "kda", "rwkv6"}) EXPECT_REFUSED(parse_kind(word), word, "not there yet");
   for (const char* word : {"pipelined_chain", "doubling", "hierarchical"}) EXPECT_REFUSED(parse_scans(word), word, "not there yet");
@@ -112,7 +112,7 @@ TEST(Options, names_of_later_versions_are_not_there_yet) {
 }
 
 TEST(Options, unknown_names_list_the_known_and_the_nearest) {
-  EXPECT_REFUSED(parse_methods("rng"), "--method", "'rng' is not known", "ring, kv_all_gather, head_swap, token_ring",
+  EXPECT_REFUSED(parse_methods("rng"), "--method", "'rng' is not known", "ring, bidirectional_ring, kv_all_gather, head_swap, token_ring",
                  "did you mean 'ring'?");
   EXPECT_REFUSED(parse_methods("ulises"), "did you mean 'ulysses'?");
   EXPECT_EQ(message_of([] { (void)parse_methods("xxxxxxxx"); }).find("did you mean"), std::string::npos);

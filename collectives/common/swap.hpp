@@ -2,10 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <span>
 #include <utility>
 #include <vector>
 
-#include "seqccl/collectives.hpp"
+#include "softmax.hpp"
 
 SEQCCL_BEGIN
 namespace collectives {
@@ -26,17 +27,21 @@ struct SwapRows {
   struct Landing {
     Rows local, row;  // rows of the owner's shard; rows of the swapped tensors
   };
-  std::vector<std::vector<Landing>> landings;  // per owner
+  std::vector<std::vector<Landing>> landings;  // per member
   std::vector<Piece> pieces;
   std::int64_t num_rows = 0;
 
+  /// Of all tokens, or of those that `members` hold.
   explicit SwapRows(const Partition& partition);
+  SwapRows(const Partition& partition, std::span<const Rank> members);
+  /// The swapped rows as segments.
+  [[nodiscard]] std::vector<Segment> segments() const;
 };
 
 /// An all-to-all of several tensors in one exchange.
 struct Messages {
   std::vector<Transfer> sends, receives;
-  void record(Recorder& plan) { plan.exchange(std::move(sends), std::move(receives)); }
+  void record(Recorder& plan, Lane lane = Lane::comm) { plan.exchange(std::move(sends), std::move(receives), lane); }
 };
 
 /// Swap
@@ -49,6 +54,9 @@ class Swap {
  public:
   Swap(Recorder& plan, const Partition& partition, std::int64_t batch)
       : plan_(plan), rows_(partition), batch_(batch), own_tokens_(partition.tokens_on(plan.rank())) {}
+  /// Over the recorder's present group; members[i] is the rank in `partition` of rank i.
+  Swap(Recorder& plan, const Partition& partition, std::int64_t batch, std::span<const Rank> members)
+      : plan_(plan), rows_(partition, members), batch_(batch), own_tokens_(partition.tokens_on(members[plan.rank()])) {}
 
   [[nodiscard]] const std::vector<Piece>& pieces() const { return rows_.pieces; }
 
@@ -66,8 +74,13 @@ class Swap {
   };
   /// From all tokens, my heads, to my tokens, everybody's heads, in rank order. `all` must be contiguous.
   [[nodiscard]] std::vector<Returned> leave(const Block& all, const HeadShares& shares, Messages& messages);
-  /// Puts returned heads into a tensor of all heads. Heads that several ranks return (replicated keys) are added in rank order.
-  void settle(const std::vector<Returned>& returned, const Block& to);
+  /// Puts returned heads into a tensor of all heads. Heads that are there already (`filled`, one flag per head, or several ranks
+  /// return them: replicated keys) are added, in rank order.
+  void settle(const std::vector<Returned>& returned, const Block& to, std::vector<bool>& filled);
+  void settle(const std::vector<Returned>& returned, const Block& to) {
+    std::vector<bool> filled;
+    settle(returned, to, filled);
+  }
 
   /// Records a copy, unless there is nothing to copy.
   void copy(const Block& from, const Block& to);

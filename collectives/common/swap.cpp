@@ -16,15 +16,17 @@ HeadShares even_shares(std::int64_t num_heads, int num_ranks) {
   return shares;
 }
 
-SwapRows::SwapRows(const Partition& partition) : landings(partition.num_ranks()) {
+SwapRows::SwapRows(const Partition& partition) : SwapRows(partition, all_ranks(partition.num_ranks())) {}
+
+SwapRows::SwapRows(const Partition& partition, std::span<const Rank> members) : landings(members.size()) {
   struct Run {
-    Rank owner;
+    std::size_t owner;
     std::int64_t local;
     Segment tokens;
   };
   std::vector<Run> runs;
-  for (Rank owner = 0; owner < partition.num_ranks(); ++owner)
-    for (std::int64_t local = 0; const Segment& segment : partition.segments(owner)) {
+  for (std::size_t owner = 0; owner < members.size(); ++owner)
+    for (std::int64_t local = 0; const Segment& segment : partition.segments(members[owner])) {
       runs.push_back({owner, local, segment});
       local += segment.count;
     }
@@ -39,6 +41,12 @@ SwapRows::SwapRows(const Partition& partition) : landings(partition.num_ranks())
       pieces.push_back({num_rows, run.tokens});
     num_rows += run.tokens.count;
   }
+}
+
+std::vector<Segment> SwapRows::segments() const {
+  std::vector<Segment> result;
+  for (const Piece& piece : pieces) result.push_back(piece.tokens);
+  return result;
 }
 
 Block Swap::scratch(DType dtype, const HeadShares& shares, std::int64_t dim) {
@@ -87,14 +95,15 @@ std::vector<Swap::Returned> Swap::leave(const Block& all, const HeadShares& shar
   return result;
 }
 
-void Swap::settle(const std::vector<Returned>& returned, const Block& to) {
-  std::int32_t filled = 0;  // shares are ascending and overlap at most in heads already there
+void Swap::settle(const std::vector<Returned>& returned, const Block& to, std::vector<bool>& filled) {
+  filled.resize(to.num_heads);
   for (const auto& [from, block, heads] : returned) {
-    const std::int32_t end = heads.first + heads.count, shared = std::clamp(filled, heads.first, end) - heads.first;
-    if (shared > 0 && !block.empty()) plan_.compute(Add{block.heads(0, shared), to.heads(heads.first, shared)}, from);
-    if (shared < heads.count) {
-      copy(block.heads(shared, heads.count - shared), to.heads(heads.first + shared, heads.count - shared));
-      filled = end;
+    for (std::int32_t first = 0, end = 0; first < heads.count; first = end) {  // runs of heads that are there, or not
+      const bool is_there = filled[heads.first + first];
+      while (end < heads.count && filled[heads.first + end] == is_there) filled[heads.first + end++] = true;
+      const Block part = block.heads(first, end - first), place = to.heads(heads.first + first, end - first);
+      if (part.empty()) continue;
+      is_there ? plan_.compute(Add{part, place}, from) : plan_.compute(Copy{part, place}, from);
     }
   }
 }
