@@ -126,7 +126,7 @@ TEST(Command, all_methods_are_right_and_agree_with_the_file_they_write) {
   EXPECT_EQ(ran.err, "");
   const json report = json::parse(ran.out);
   EXPECT_TRUE(report.at("passed").get<bool>());
-  EXPECT_EQ(report.at("results").size(), 4u);
+  EXPECT_EQ(report.at("results").size(), 6u);
   for (const json& result : report.at("results")) {
     EXPECT_EQ(result.at("forward").at("moved_bytes"), result.at("forward").at("planned_bytes")) << result.at("method");
     EXPECT_EQ(result.at("check").at("num_wrong"), 0);
