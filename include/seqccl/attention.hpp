@@ -86,8 +86,8 @@ void choose_method(AttentionSpec& spec, const std::string& name, const Topology&
 class Attention {
  public:
   /// Does not communicate. `comm` must outlive this object and stay where it is.
-  /// Method::automatic records and simulates every candidate for all P ranks here: milliseconds at 8 ranks, seconds at 64, where
-  /// it is better to name a method.
+  /// Method::automatic records and simulates every candidate of method_names(), forward and backward, for all P ranks here: milliseconds at
+  /// 8 ranks, 0.4 s at 64. A mesh or backward that the spec sets is kept.
   Attention(Communicator& comm, AttentionSpec spec);
   ~Attention();
   Attention(Attention&&) noexcept;

@@ -21,28 +21,31 @@ Cluster cluster_of(const Communicator& comm) {
   return cluster;
 }
 
-/// Simulated times of every candidate, forward and backward together; the cheapest wins, the earlier row of the table on a tie.
+/// Simulated times of every candidate, forward and backward together; the cheapest wins, the earlier name on a tie. Candidates are the
+/// published names: methods, and meshes natural to the cluster.
 struct Choice {
-  Method method;
+  AttentionSpec spec;
   std::string table;
 };
-Choice choose(AttentionSpec spec, const Cluster& cluster) {
-  Choice choice{Method::ring, {}};
+Choice choose(const AttentionSpec& given, const Cluster& cluster) {
+  Choice choice{given, {}};
   double best = -1;
-  for (const MethodEntry& entry : method_table()) {
-    spec.method = entry.method;
+  for (const std::string& candidate : method_names()) {
+    AttentionSpec spec = given;
+    choose_method(spec, candidate, cluster.topology);
     try {
       validate(spec, spec.partition.num_ranks());
     } catch (const Error& cannot) {  // this method has no such mesh, backward or head groups
-      choice.table += fmt::format("  {:<18} not considered: {}\n", entry.name, cannot.what());
+      choice.table += fmt::format("  {:<18} not considered: {}\n", candidate, cannot.what());
       continue;
     }
+    const MethodEntry& entry = entry_of(spec.method);
     const double seconds =
         simulate(record_all(entry.forward, spec), cluster).seconds + simulate(record_all(entry.backward, spec), cluster).seconds;
-    choice.table += fmt::format("  {:<18} {:>10} simulated, forward and backward\n", entry.name, human_seconds(seconds));
+    choice.table += fmt::format("  {:<18} {:>10} simulated, forward and backward\n", candidate, human_seconds(seconds));
     if (best < 0 || seconds < best) {
       best = seconds;
-      choice.method = entry.method;
+      choice.spec = std::move(spec);
     }
   }
   return choice;
@@ -66,7 +69,7 @@ Attention::Attention(Communicator& comm, AttentionSpec spec) {
   std::string candidates;
   if (spec.method == Method::automatic) {
     Choice choice = choose(spec, cluster_of(comm));
-    spec.method = choice.method;
+    spec = std::move(choice.spec);
     candidates = std::move(choice.table);
   }
   state_ = std::make_unique<State>(State{&comm, std::move(spec), std::move(candidates), PlannedPass({}), PlannedPass({})});
@@ -154,7 +157,11 @@ void Attention::set_trace(std::vector<TraceEvent>* trace) noexcept { state_->tra
 std::string Attention::explain() const {
   const Cluster cluster = cluster_of(*state_->comm);
   const auto schedules = record_all(state_->entry().forward, state_->spec);
+  const AttentionSpec& spec = state_->spec;
   std::string text = fmt::format("method {}", state_->entry().name);
+  if (spec.mesh && !spec.mesh->is_flat())
+    text += fmt::format(", mesh heads {} x outer {} x inner {}", spec.mesh->heads, spec.mesh->outer, spec.mesh->inner);
+  if (spec.backward == Backward::burst) text += ", burst backward";
   text += state_->candidates.empty() ? ", as asked\n" : ", the cheapest of\n" + state_->candidates;
   return text + seqccl::explain(schedules, simulate(schedules, cluster), cluster);
 }

@@ -229,6 +229,24 @@ TEST_P(Choices, BidirectionalRingExposesTheLastGradientsOnly) {
   EXPECT_LE(exposed(collectives::bidirectional_ring_backward), 2 * home_s + 1e-9);
 }
 
+// A window is a halo for every method that moves keys or queries: rows of the neighbour within the window, nothing else.
+TEST_P(Choices, WindowsMoveHalosOnly) {
+  AttentionSpec layer = spec(Mask::window(3, 0));
+  layer.partition = Partition::contiguous(c * P, P);
+  const std::int64_t key_rows = keys / c, query_rows = queries / c, partial_rows = partials / c;
+  for (const auto record : {collectives::ring_forward, collectives::bidirectional_ring_forward, collectives::kv_all_gather_forward,
+                            collectives::balanced_helper_forward})
+    EXPECT_EQ(total_received(record_all(record, layer)), (P - 1) * 3 * key_rows);
+  EXPECT_EQ(total_received(record_all(collectives::token_ring_forward, layer)), (P - 1) * 3 * (query_rows + partial_rows));
+  for (int inner = 1; inner <= P; ++inner) {
+    if (P % inner != 0) continue;
+    layer.mesh = Mesh{1, P / inner, inner};
+    // What crosses to a node lands at its own place first, so each border between nodes is paid twice.
+    const std::int64_t borders = inner > 1 ? P / inner - 1 : 0;
+    EXPECT_EQ(total_received(record_all(collectives::ring_forward, layer)), (P - 1 + borders) * 3 * key_rows) << "rings of " << inner;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Ranks, Choices, ::testing::Values(1, 2, 3, 4, 5, 6, 7, 8, 16));
 
 }  // namespace
