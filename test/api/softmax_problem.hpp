@@ -62,7 +62,7 @@ struct SoftmaxProblem {
     std::vector<std::uint64_t> received_backward;
   };
 
-  /// Shards the inputs, runs forward (and backward, if the method has one) on thread ranks `repeats` times, gathers the results.
+  /// Shards the inputs, runs forward and backward on thread ranks `repeats` times, gathers the results.
   [[nodiscard]] Run run(int repeats = 1) const {
     const std::int64_t B = spec.batch, N = spec.partition.num_tokens();
     const int num_ranks = spec.partition.num_ranks();
@@ -86,7 +86,6 @@ struct SoftmaxProblem {
       SoftmaxTensors mine = empty(spec.dtype, B, T);
       const ConstTensorView my_sinks = spec.sinks ? sinks.view() : ConstTensorView{};
       Attention attention(comm, spec);
-      const bool has_backward = entry_of(attention.method()).backward != nullptr;
       const auto total = [&] {
         std::uint64_t sum = 0;
         for (const std::uint64_t bytes : comm.received_bytes()) sum += bytes;
@@ -97,7 +96,6 @@ struct SoftmaxProblem {
         attention.forward(my_q.view(), my_k.view(), my_v.view(), mine.out.view(), mine.lse.view(), my_sinks);
         const std::uint64_t between = total();
         result.received_bytes[rank] = between - before;
-        if (!has_backward) continue;
         attention.backward(my_dout.view(), my_q.view(), my_k.view(), my_v.view(), std::as_const(mine.out).view(),
                            std::as_const(mine.lse).view(), mine.dq.view(), mine.dk.view(), mine.dv.view(), my_sinks,
                            spec.sinks ? mine.dsinks.view() : TensorView{});
@@ -106,11 +104,9 @@ struct SoftmaxProblem {
       const std::lock_guard lock(adding);
       const auto unshard = [&](const HostTensor& from, HostTensor& to) { spec.partition.unshard(from.view(), rank, to.view()); };
       unshard(mine.out, result.whole.out);
-      if (has_backward) {
-        unshard(mine.dq, result.whole.dq);
-        unshard(mine.dk, result.whole.dk);
-        unshard(mine.dv, result.whole.dv);
-      }
+      unshard(mine.dq, result.whole.dq);
+      unshard(mine.dk, result.whole.dk);
+      unshard(mine.dv, result.whole.dv);
       const std::int64_t Hq = spec.q_heads;
       for (std::int64_t row = 0; row < B * Hq; ++row)
         for (std::int64_t t = 0; t < T; ++t)
@@ -125,10 +121,9 @@ struct SoftmaxProblem {
     return result;
   }
 
-  void expect_right(const Run& run, bool has_backward) const {
+  void expect_right(const Run& run) const {
     expect_accurate(run.whole.out, exact.out, plain.out, spec.dtype, false, "out");
     expect_accurate(run.whole.lse, exact.lse, plain.lse, f32, false, "lse");
-    if (!has_backward) return;
     expect_accurate(run.whole.dq, exact.dq, plain.dq, spec.dtype, true, "dq");
     expect_accurate(run.whole.dk, exact.dk, plain.dk, spec.dtype, true, "dk");
     expect_accurate(run.whole.dv, exact.dv, plain.dv, spec.dtype, true, "dv");
