@@ -92,9 +92,13 @@ void record_round_trip(Recorder& plan, const RingPath& path, const PiecesOf& pie
   }
 }
 
-/// Cargo whose results go straight back: visit(owner, cargo, slot) makes results for the rows of the cargo in `results[slot]`; one round
-/// later they are on their way, and fold(worker, rows) takes what has come into `returned` for rows of my own block. Round 0, my own block,
-/// is visited with slot -1.
+/// What an errand is about: my own block first (while the first cargo comes), my own block last (while the last results go back), or
+/// cargo of another rank, with the place of its results.
+enum class Errand { own_first, own_last, others };
+
+/// Cargo whose results go straight back: visit(owner, cargo, errand, slot) makes results for the rows of the cargo in `results[slot]`; one
+/// round later they are on their way, and fold(worker, rows) takes what has come into `returned` for rows of my own block. The work on my
+/// own block comes in two parts, so that neither the first hop nor the last way back is exposed.
 template <class Visit, class Fold>
 void record_errands(const RingPath& path, const PiecesOf& pieces, const Cargo& own, const Blocks& mine, const Spare& spare,
                     const Spare& results, const Blocks& returned, Lane lane, Lane lane_back, Visit&& visit, Fold&& fold) {
@@ -104,13 +108,13 @@ void record_errands(const RingPath& path, const PiecesOf& pieces, const Cargo& o
     const Blocks& next = spare[(t + 1) % 2];
     path.record_hop(t + 1, here.blocks, mine, next, lane);
     if (t == 0)
-      visit(path.owner_in(0), own, -1);
+      visit(path.owner_in(0), own, Errand::own_first, 0);
     else if (path.need_in(t).count != 0)
-      visit(path.owner_in(t), std::as_const(here), t % 2);
-    if (t >= 2) {
-      const RingPath::Straight back = path.record_straight_return(t, results[(t - 1) % 2], returned, lane_back);
-      if (back.rows.count != 0) fold(back.worker, back.rows);
-    }
+      visit(path.owner_in(t), std::as_const(here), Errand::others, t % 2);
+    RingPath::Straight back;
+    if (t >= 2) back = path.record_straight_return(t, results[(t - 1) % 2], returned, lane_back);
+    if (t == num_ranks) visit(path.owner_in(0), own, Errand::own_last, 0);
+    if (back.rows.count != 0) fold(back.worker, back.rows);
     if (t + 1 >= num_ranks) continue;
     const Rows rows = path.need_in(t + 1);
     here = {rows_of(next, {0, rows.count}), pieces(path.owner_in(t + 1), rows)};

@@ -10,6 +10,15 @@ namespace {
 RingPath query_path(SoftmaxLayer& layer) {
   return {layer.plan, [&](Rank reader, Rank owner) { return layer.query_need(reader, owner); }};
 }
+/// The two parts of the own block: the first and the last of my keys.
+struct OwnKeys {
+  Rows first, last;
+  explicit OwnKeys(const SoftmaxLayer& layer) {
+    const std::int64_t tokens = layer.partition.tokens_on(layer.rank), half = tokens / 2;
+    first = {0, tokens - half};
+    last = {tokens - half, half};
+  }
+};
 PiecesOf pieces_of(const SoftmaxLayer& layer) {
   return [&](Rank owner, Rows rows) { return layer.partition.pieces(owner, rows); };
 }
@@ -18,6 +27,7 @@ PiecesOf pieces_of(const SoftmaxLayer& layer) {
 void forward(SoftmaxLayer& layer) {
   const RingPath path = query_path(layer);
   const std::int64_t largest = path.largest_arrival(), own = layer.partition.tokens_on(layer.rank);
+  const OwnKeys own_keys(layer);
   const Cargo queries = {{layer.queries.q}, layer.queries.pieces};
   const State partial[2] = {layer.scratch_state(largest), layer.scratch_state(largest)};
 
@@ -33,8 +43,11 @@ void forward(SoftmaxLayer& layer) {
   record_errands(
       path, pieces_of(layer), queries, sendable(layer.plan, queries), spare_like(layer.plan, queries.blocks, largest), results, returned,
       Lane::comm, Lane::comm2,
-      [&](Rank owner, const Cargo& cargo, int slot) {
-        if (slot < 0) return layer.attend(layer.queries, layer.keys, layer.state, /*fresh=*/true, owner);
+      [&](Rank owner, const Cargo& cargo, Errand errand, int slot) {
+        if (errand == Errand::own_first)
+          return layer.attend(layer.queries, layer.keys.part(own_keys.first), layer.state, /*fresh=*/true, owner);
+        if (errand == Errand::own_last)
+          return layer.attend(layer.queries, layer.keys.part(own_keys.last), layer.state, /*fresh=*/false, owner);
         const Queries from = {cargo.blocks[0], cargo.pieces};
         const State part = {partial[slot].out.tokens(0, from.q.num_tokens), partial[slot].lse.tokens(0, from.q.num_tokens)};
         layer.attend_partial(from, layer.keys, part, owner);
@@ -50,6 +63,7 @@ void forward(SoftmaxLayer& layer) {
 void backward(SoftmaxLayer& layer) {
   const RingPath path = query_path(layer);
   const std::int64_t largest = path.largest_arrival(), own = layer.partition.tokens_on(layer.rank);
+  const OwnKeys own_keys(layer);
   const Cargo queries = {{layer.queries.q, layer.dout, layer.state.lse, layer.delta}, layer.queries.pieces};
   const Spare results = spare_like(layer.plan, std::array{layer.dq}, largest);
   const Blocks returned = scratch_like(layer.plan, std::array{layer.dq}, own);
@@ -57,11 +71,24 @@ void backward(SoftmaxLayer& layer) {
   record_errands(
       path, pieces_of(layer), queries, sendable(layer.plan, queries), spare_like(layer.plan, queries.blocks, largest), results, returned,
       Lane::comm, Lane::comm2,
-      [&](Rank owner, const Cargo& cargo, int slot) {
+      [&](Rank owner, const Cargo& cargo, Errand errand, int slot) {
+        const auto part = [&](Rows rows, bool fresh) {
+          layer.attend_backward(layer.queries, layer.query_gradient(), layer.keys.part(rows), layer.gradients.part(rows), fresh, fresh,
+                                owner);
+        };
+        if (errand == Errand::own_first) {
+          part(own_keys.first, /*fresh=*/true);
+          const KeyGradients rest = layer.gradients.part(own_keys.last);  // others add to it before my own last part comes
+          if (rest.dk.empty()) return;
+          layer.plan.compute(Zero{rest.dk}, owner);
+          layer.plan.compute(Zero{rest.dv}, owner);
+          return;
+        }
+        if (errand == Errand::own_last) return part(own_keys.last, /*fresh=*/false);
         const Blocks& blocks = cargo.blocks;
-        const Block dq = slot < 0 ? layer.dq : results[slot][0].tokens(0, blocks[0].num_tokens);
-        layer.attend_backward({blocks[0], cargo.pieces}, {blocks[1], blocks[2], blocks[3], dq}, layer.keys, layer.gradients,
-                              /*fresh_dq=*/true, /*fresh_dkv=*/slot < 0, owner);
+        layer.attend_backward({blocks[0], cargo.pieces},
+                              {blocks[1], blocks[2], blocks[3], results[slot][0].tokens(0, blocks[0].num_tokens)}, layer.keys,
+                              layer.gradients, /*fresh_dq=*/true, /*fresh_dkv=*/false, owner);
       },
       [&](Rank worker, Rows rows) { record_adds(layer.plan, rows_of(returned, rows), rows_of(std::array{layer.dq}, rows), worker); });
 }
