@@ -95,7 +95,7 @@ std::vector<Mesh> all_meshes(int num_ranks) {
 
 // Every method with every choice of mesh, backward and head groups that it takes; what it does not take it refuses.
 TEST(SoftmaxPlan, MeshesBackwardsAndHeadGroups) {
-  for (const int num_ranks : {1, 2, 3, 4, 6, 8, 12})
+  for (const int num_ranks : {1, 2, 3, 4, 6, 8})
     for (const Mesh& mesh : all_meshes(num_ranks))
       for (const Backward backward : {Backward::standard, Backward::burst})
         for (const MethodEntry& entry : method_table()) {
@@ -114,7 +114,7 @@ TEST(SoftmaxPlan, MeshesBackwardsAndHeadGroups) {
             continue;
           }
           SCOPED_TRACE(std::string(entry.name) + ", " + spec.describe());
-          for (const Mask& mask : {Mask::full(), Mask::causal(), spec.mask}) {
+          for (const Mask& mask : {Mask::causal(), spec.mask}) {
             spec.mask = mask;
             const CheckReport forward = check(record_all(entry.forward, spec), claim_of(spec));
             ASSERT_TRUE(forward.ok()) << "forward: " << forward.text();
