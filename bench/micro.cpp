@@ -30,15 +30,19 @@ AttentionSpec causal_zigzag(std::int64_t num_tokens, int num_ranks) {
   return spec;
 }
 
-/// One rank of a 64-rank ring.
-void plan_one_rank(benchmark::State& state) {
-  const AttentionSpec spec = causal_zigzag(1 << 20, 64);
+/// One rank of 64; 8 ranks share a node.
+void plan_one_rank(benchmark::State& state, const char* method) {
+  AttentionSpec spec = causal_zigzag(1 << 20, 64);
+  choose_method(spec, method, Topology::nodes(8, 8));
+  const MethodEntry& entry = entry_of(spec.method);
   for (auto run : state) {
     (void)run;
-    benchmark::DoNotOptimize(collectives::ring_forward(spec, 17));
+    benchmark::DoNotOptimize(entry.forward(spec, 17, {}));
   }
 }
-BENCHMARK(plan_one_rank)->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(plan_one_rank, ring, "ring")->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(plan_one_rank, bidirectional_ring, "bidirectional_ring")->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(plan_one_rank, mesh_8x8, "mesh")->Unit(benchmark::kMicrosecond);
 
 /// A document mask of 64 documents, new in every step of training.
 void plan_one_rank_documents(benchmark::State& state) {
@@ -53,16 +57,18 @@ void plan_one_rank_documents(benchmark::State& state) {
 }
 BENCHMARK(plan_one_rank_documents)->Unit(benchmark::kMicrosecond);
 
-void record_and_check_64_ranks(benchmark::State& state) {
-  const AttentionSpec spec = causal_zigzag(1 << 20, 64);
+void record_and_check_64_ranks(benchmark::State& state, const char* method) {
+  AttentionSpec spec = causal_zigzag(1 << 20, 64);
+  choose_method(spec, method, Topology::nodes(8, 8));
   const Claim claim{&spec.partition, &spec.mask, spec.batch, spec.q_heads, spec.num_kv_heads()};
   for (auto run : state) {
     (void)run;
-    const std::vector<Schedule> schedules = record_all(collectives::ring_forward, spec);
+    const std::vector<Schedule> schedules = record_all(entry_of(spec.method).forward, spec);
     if (!check(schedules, claim).ok()) state.SkipWithError("the plan is not proven");
   }
 }
-BENCHMARK(record_and_check_64_ranks)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(record_and_check_64_ranks, ring, "ring")->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(record_and_check_64_ranks, double_ring, "double_ring")->Unit(benchmark::kMillisecond);
 
 /// Steps that do next to nothing on one rank: what is left is the executor.
 void executor_per_compute_step(benchmark::State& state) {

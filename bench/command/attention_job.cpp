@@ -4,8 +4,6 @@
 
 #include <fmt/format.h>
 
-#include "seqccl/collectives.hpp"
-
 namespace seqccl::command {
 namespace {
 
@@ -187,19 +185,6 @@ double attention_flops(const AttentionSpec& spec, bool backward) {
   const double pairs = mask.num_pairs() * static_cast<double>(spec.q_heads);
   const auto Dk = static_cast<double>(spec.head_dim), Dv = static_cast<double>(spec.dim_v());
   return backward ? 2 * pairs * (3 * Dk + 2 * Dv) : 2 * pairs * (Dk + Dv);
-}
-
-std::string refusal(const AttentionSpec& spec, Method method, bool backward) {
-  AttentionSpec with_method = spec;
-  with_method.method = method;
-  if (method != Method::automatic && backward && entry_of(method).backward == nullptr) return "its backward is not there yet";
-  try {
-    validate(with_method, spec.partition.num_ranks());
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::argument) throw;
-    return error.what();
-  }
-  return {};
 }
 
 }  // namespace seqccl::command

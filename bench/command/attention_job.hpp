@@ -38,7 +38,4 @@ struct AttentionResult {
 /// Floating point operations of the problem itself, whatever the method: 2 pairs Hq (Dk + Dv) forward, 2 pairs Hq (3 Dk + 2 Dv) backward.
 [[nodiscard]] double attention_flops(const AttentionSpec& spec, bool backward);
 
-/// Why `method` cannot do this problem; empty if it can. `backward`: whether its backward is wanted.
-[[nodiscard]] std::string refusal(const AttentionSpec& spec, Method method, bool backward);
-
 }  // namespace seqccl::command

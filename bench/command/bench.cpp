@@ -4,6 +4,7 @@
 
 #include <ostream>
 
+#include "command/choices.hpp"
 #include "command/command.hpp"
 #include "command/options.hpp"
 #include "command/report.hpp"
@@ -93,42 +94,50 @@ class BenchAttention final : public Bench {
   explicit BenchAttention(CLI::App& parent) {
     CLI::App& app = add_to(parent, "attention", "Softmax attention methods on random tensors",
                            "  seqccl bench attention --ranks 2,4,8 --tokens 4k,16k --method all --repeat 5\n"
-                           "  seqccl bench attention --ranks 4 --tokens 16k --method ring --backward --dtype bf16 --json");
+                           "  seqccl bench attention --ranks 4 --tokens 16k --method ring --backward --dtype bf16 --json\n"
+                           "  seqccl bench attention --ranks 8 --tokens 16k --method usp --ranks-per-node 4");
     add_common(app);
     shape_.add_to(app);
-    app.add_option("-m,--method", method_, "all|one name")->capture_default_str();
+    choices_.add_to(app, "all|");
+    app.add_option("--ranks-per-node", ranks_per_node_, "M ranks share a node, for methods that look at nodes (default: one node)")
+        ->check(CLI::Range(1, 1024));
   }
 
   int run(const Console& console) override {
-    const std::vector<Method> methods = parse_methods(method_);
+    const std::vector<std::string> names = choices_.names();
     for (const Case& one : cases()) {
-      AttentionSpec spec = shape_.spec(one.num_tokens, one.num_ranks);
+      const AttentionSpec spec = shape_.spec(one.num_tokens, one.num_ranks);
       settings_.num_ranks = one.num_ranks;
+      settings_.topology = topology(one.num_ranks);
       const AttentionTensors tensors = random_attention(spec, backward_, 1);
       std::optional<AttentionReference> reference;
       if (checks_) reference.emplace(tensors, spec, false, CheckLevel::sampled);
-      for (const Method method : methods) {
-        spec.method = method;
-        if (const std::string why = refusal(spec, method, false); !why.empty()) {
-          add_refusal(name(method), one, why);
+      for (const std::string& choice : names) {
+        const AttentionSpec chosen = choices_.chosen(spec, choice, settings_.topology);
+        if (const std::string why = refusal(chosen); !why.empty()) {
+          add_refusal(choice, one, why);
           continue;
         }
-        const std::string no_backward = backward_ ? refusal(spec, method, true) : "";
-        if (!no_backward.empty()) add_refusal(std::string(name(method)) + " backward", one, no_backward);
-        console.progress(fmt::format("{}: {} ranks, {} tokens ...", name(method), one.num_ranks, one.num_tokens));
-        const bool backward = backward_ && no_backward.empty();
-        const AttentionResult result = run_attention(tensors, spec, settings_, backward);
+        console.progress(fmt::format("{}: {} ranks, {} tokens ...", choice, one.num_ranks, one.num_tokens));
+        const AttentionResult result = run_attention(tensors, chosen, settings_, backward_);
+        const std::string label = choice == "automatic" ? name(result.method) : choice;
         const std::optional<CheckOutcome> outcome = reference ? std::optional(reference->judge(result)) : std::nullopt;
-        add_row(name(result.method), one, {"forward", &result.forward, attention_flops(spec, false)}, outcome ? &*outcome : nullptr);
-        if (backward) add_row(name(result.method), one, {"backward", &result.backward, attention_flops(spec, true)}, nullptr);
+        add_row(label, one, {"forward", &result.forward, attention_flops(spec, false)}, outcome ? &*outcome : nullptr);
+        if (backward_) add_row(label, one, {"backward", &result.backward, attention_flops(spec, true)}, nullptr);
       }
     }
     return show(console);
   }
 
  private:
+  [[nodiscard]] Topology topology(int num_ranks) const {
+    if (ranks_per_node_ == 0 || num_ranks % ranks_per_node_ != 0 || num_ranks == ranks_per_node_) return {};
+    return Topology::nodes(num_ranks / ranks_per_node_, ranks_per_node_);
+  }
+
   AttentionShape shape_;
-  std::string method_ = "all";
+  ChoiceOptions choices_{"all"};
+  int ranks_per_node_ = 0;
 };
 
 class BenchLinear final : public Bench {

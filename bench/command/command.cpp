@@ -58,6 +58,7 @@ int run_subcommand(int argc, const char* const* argv, const Console& console) {
   CLI::App& explain = group(root, "explain", "Show what a method does and costs, without running it");
   subcommands.push_back(make_explain_attention(explain));
   subcommands.push_back(make_explain_linear(explain));
+  subcommands.push_back(make_explain_crossovers(explain));
   CLI::App& draw = group(root, "draw", "Draw the lanes of all ranks over simulated time, as SVG");
   subcommands.push_back(make_draw_attention(draw));
   subcommands.push_back(make_draw_linear(draw));

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <ostream>
 
+#include "command/choices.hpp"
 #include "command/command.hpp"
 #include "command/options.hpp"
 #include "command/planned.hpp"
@@ -57,24 +58,26 @@ class Draw : public Subcommand {
 class DrawAttention final : public Draw {
  public:
   explicit DrawAttention(CLI::App& parent) {
-    CLI::App& app =
-        add_to(parent, "attention", "A softmax attention method", "  seqccl draw attention --ranks 4 --method ring -o ring.svg");
+    CLI::App& app = add_to(parent, "attention", "A softmax attention method",
+                           "  seqccl draw attention --ranks 4 --method ring -o ring.svg\n"
+                           "  seqccl draw attention --ranks 8 --nodes 2x4 --between 8,2 --method double_ring -o double_ring.svg");
     add_common(app);
     shape_.add_to(app);
-    app.add_option("-m,--method", method_, "One method")->capture_default_str();
+    choices_.add_to(app, "");
   }
 
   int run(const Console& console) override {
-    const std::vector<Method> methods = parse_methods(method_);
-    if (methods.size() != 1 || methods.front() == Method::automatic)
-      throw Error(ErrorKind::argument, fmt::format("--method: '{}' is not right, want one method to draw", method_));
+    const std::vector<std::string> names = choices_.names();
+    if (names.size() != 1 || names.front() == "automatic")
+      throw Error(ErrorKind::argument, fmt::format("--method: '{}' is not right, want one method to draw", choices_.method));
     const Cluster cluster = plan_.cluster.cluster(plan_.ranks());
-    return show(console, plan_attention(shape_.spec(plan_.num_tokens(), plan_.ranks()), methods.front(), plan_.backward, cluster));
+    const AttentionSpec spec = choices_.chosen(shape_.spec(plan_.num_tokens(), plan_.ranks()), names.front(), cluster.topology);
+    return show(console, plan_attention(spec, names.front(), plan_.backward, cluster));
   }
 
  private:
   AttentionShape shape_;
-  std::string method_ = "ring";
+  ChoiceOptions choices_{"ring"};
 };
 
 class DrawLinear final : public Draw {

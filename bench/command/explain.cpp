@@ -7,11 +7,14 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <ostream>
+#include <utility>
 
+#include "command/choices.hpp"
 #include "command/command.hpp"
 #include "command/options.hpp"
 #include "command/planned.hpp"
 #include "command/subcommand.hpp"
+#include "command/sweep.hpp"
 #include "seqccl/cost.hpp"
 
 namespace seqccl::command {
@@ -44,6 +47,11 @@ Json numbers_of(const Planned& planned) {
   Json numbers = {{"method", planned.method},      {"name", planned.schedules.front().name},
                   {"proven", planned.report.ok()}, {"problems", planned.report.problems},
                   {"received_bytes", bytes},       {"flops", flops}};
+  if (planned.mesh)
+    numbers["mesh"] = {{"heads", planned.mesh->heads},
+                       {"outer", planned.mesh->outer},
+                       {"inner", planned.mesh->inner},
+                       {"heads_outermost", planned.mesh->heads_outermost}};
   if (planned.report.ok()) numbers["simulated_s"] = planned.simulation.seconds;
   numbers["ranks"] = std::move(ranks);
   return numbers;
@@ -58,14 +66,14 @@ class Explain : public Subcommand {
   }
 
   /// The candidates' table if there are several, and the best (or only) one in full.
-  int show(const Console& console, const std::vector<Planned>& candidates, const std::vector<std::string>& refused,
-           const Cluster& cluster) const {
+  int show(const Console& console, const std::vector<Planned>& candidates, const std::vector<std::string>& refused, const Cluster& cluster,
+           const Sweep* sweep = nullptr) const {
     if (steps_of_ < -1 || steps_of_ >= plan_.ranks())
       throw Error(ErrorKind::argument, fmt::format("--rank: {} is not right, want 0 to {}", steps_of_, plan_.ranks() - 1));
     if (candidates.empty()) throw Error(ErrorKind::argument, refused.empty() ? "nothing to explain" : refused.front());
     bool all_proven = true;
     const Planned* best = &candidates.front();
-    Table table({"candidate", "proven", "simulated", "received", "workspace"});
+    Table table({"candidate", "proven", "simulated", "received", "workspace", "mesh"});
     Json list = Json::array();
     for (const Planned& planned : candidates) {
       all_proven = all_proven && planned.report.ok();
@@ -74,11 +82,14 @@ class Explain : public Subcommand {
       std::size_t workspace_bytes = 0;
       for (const Schedule& schedule : planned.schedules) workspace_bytes = std::max(workspace_bytes, schedule.workspace_bytes);
       table.add({planned.method, planned.report.ok() ? "yes" : "NO", planned.report.ok() ? human_seconds(planned.simulation.seconds) : "-",
-                 human_bytes(numbers["received_bytes"].get<double>()), human_bytes(static_cast<double>(workspace_bytes))});
+                 human_bytes(numbers["received_bytes"].get<double>()), human_bytes(static_cast<double>(workspace_bytes)),
+                 planned.mesh ? mesh_text(*planned.mesh) : "none"});
       list.push_back(numbers);
     }
     if (json()) {
-      console.out << Json{{"best", best->method}, {"candidates", list}, {"refused", refused}}.dump(1) << '\n';
+      Json all = {{"best", best->method}, {"candidates", list}, {"refused", refused}};
+      if (sweep != nullptr) all["wins"] = sweep->wins_json();
+      console.out << all.dump(1) << '\n';
       return all_proven ? exit_right : exit_check_failed;
     }
     if (candidates.size() > 1 || !refused.empty()) {
@@ -86,9 +97,11 @@ class Explain : public Subcommand {
       for (const std::string& why : refused) console.out << "refused: " << why << '\n';
       console.out << '\n';
     }
+    if (sweep != nullptr) console.out << "around this problem: " << sweep->wins_text() << '\n';
     for (const Planned& planned : candidates)
       if (!planned.report.ok()) console.out << planned.method << " is NOT proven:\n" << planned.report.text() << '\n';
     if (best->report.ok()) {
+      console.out << mesh_picture(best->mesh) << (best->mesh ? "\n" : "");
       console.out << seqccl::explain(best->schedules, best->simulation, cluster, steps_of_);
       console.out << "proven for these ranks: messages match, no deadlock, no race, every visible pair exactly once\n";
     }
@@ -105,36 +118,74 @@ class ExplainAttention final : public Explain {
     CLI::App& app =
         add_to(parent, "attention", "A softmax attention method: costs per rank, proofs, simulated and exposed time",
                "  seqccl explain attention --ranks 8 --tokens 64k --method all\n"
-               "  seqccl explain attention --ranks 16 --nodes 2x8 --inside 3,200 --between 8,25 --gflops 400000 --tokens 1m --dtype bf16\n"
-               "  seqccl explain attention --ranks 4 --method ring --rank 0");
+               "  seqccl explain attention --ranks 16 --cluster gpus --between 8,25 --tokens 1m --dtype bf16\n"
+               "  seqccl explain attention --ranks 8 --method ring --mesh heads:2,outer:2,inner:2 --head-groups 2 --backward\n"
+               "  seqccl explain attention --ranks 4 --method ring --rank 0\n\n"
+               "--method all also says where each method wins, from simulations at an eighth of and eight times the link rates and tokens\n"
+               "(up to 16 ranks); `seqccl explain crossovers` does so over clusters, masks and ranks.");
     add_common(app);
     shape_.add_to(app);
-    app.add_option("-m,--method", method_, "automatic (the fastest in simulation)|all|one name")->capture_default_str();
+    choices_.add_to(app, "automatic (the fastest in simulation)|all|");
   }
 
   int run(const Console& console) override {
     const Cluster cluster = plan_.cluster.cluster(plan_.ranks());
     const AttentionSpec spec = shape_.spec(plan_.num_tokens(), plan_.ranks());
-    std::vector<Method> methods = parse_methods(method_);
-    if (methods.front() == Method::automatic) methods = parse_methods("all");
+    std::vector<std::string> names = choices_.names();
+    if (names.front() == "automatic") names = parse_choices("all");
     std::vector<Planned> candidates;
     std::vector<std::string> refused;
-    for (const Method method : methods) {
-      console.progress(fmt::format("{} ...", name(method)));
+    for (const std::string& choice : names) {
+      console.progress(choice + " ...");
       try {
-        candidates.push_back(plan_attention(spec, method, plan_.backward, cluster));
+        candidates.push_back(plan_attention(choices_.chosen(spec, choice, cluster.topology), choice, plan_.backward, cluster));
       } catch (const Error& error) {
-        if (error.kind() != ErrorKind::argument || methods.size() == 1) throw;
+        if (error.kind() != ErrorKind::argument || names.size() == 1) throw;
         refused.emplace_back(error.what());
       }
+    }
+    if (choices_.method == "all" && plan_.ranks() <= max_sweep_ranks) {
+      const Sweep sweep = sweep_around();
+      console.progress("");
+      return show(console, candidates, refused, cluster, &sweep);
     }
     console.progress("");
     return show(console, candidates, refused, cluster);
   }
 
  private:
+  static constexpr int max_sweep_ranks = 16;  // beyond it the sweep takes seconds: `explain crossovers` is the place
+
+  /// The methods at other rates of links, lengths and numbers of key heads than asked for.
+  [[nodiscard]] Sweep sweep_around() const {
+    Sweep sweep({"links", "tokens", "Hkv"}, parse_choices("all"), plan_.backward ? Passes::backward : Passes::forward);
+    const Cluster cluster = plan_.cluster.cluster(plan_.ranks());
+    const std::int64_t num_tokens = plan_.num_tokens();
+    for (const std::int64_t tokens : {num_tokens / 8, num_tokens, num_tokens * 8}) {
+      std::int64_t last_heads = 0;
+      for (const std::int64_t kv_heads : {shape_.q_heads, shape_.kv_heads, std::int64_t{1}}) {
+        if (kv_heads == std::exchange(last_heads, kv_heads)) continue;
+        std::vector<Sweep::Machine> machines;
+        for (const double rate : {0.125, 1.0, 8.0}) {
+          Cluster other = cluster;
+          other.inside.bytes_per_s *= rate;
+          other.between.bytes_per_s *= rate;
+          machines.push_back({{rate < 1 ? "/ 8" : rate > 1 ? "x 8" : "as given", count_text(tokens), std::to_string(kv_heads)}, other});
+        }
+        AttentionShape shape = shape_;
+        shape.kv_heads = kv_heads;
+        try {
+          sweep.add(shape.spec(tokens, plan_.ranks()), choices_, machines);
+        } catch (const Error& error) {  // documents and uneven partitions fit one number of tokens only
+          if (error.kind() != ErrorKind::argument) throw;
+        }
+      }
+    }
+    return sweep;
+  }
+
   AttentionShape shape_;
-  std::string method_ = "automatic";
+  ChoiceOptions choices_{"automatic"};
 };
 
 class ExplainLinear final : public Explain {

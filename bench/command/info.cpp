@@ -9,11 +9,12 @@
 #include <thread>
 
 #include "command/build_info.hpp"
+#include "command/choices.hpp"
 #include "command/command.hpp"
 #include "command/names.hpp"
 #include "command/subcommand.hpp"
-#include "seqccl/collectives.hpp"
 #include "seqccl/kernels.hpp"
+#include "seqccl/linear_attention.hpp"
 #include "seqccl/transport.hpp"
 
 namespace seqccl::command {
@@ -31,6 +32,18 @@ int usable_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
   return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : static_cast<int>(std::thread::hardware_concurrency());
+}
+
+/// What the library makes of a method's name, shown for ranks that a small mesh fits.
+std::string method_text(const std::string& method) {
+  AttentionSpec spec;
+  spec.partition = Partition::contiguous(4, 4);
+  choose_method(spec, method);
+  std::string text = "forward, backward";
+  if (method != name(spec.method)) text += fmt::format("; {}", name(spec.method));
+  if (spec.mesh) text += fmt::format(" on a mesh; 4 ranks are {}", mesh_text(*spec.mesh));
+  if (spec.backward != Backward::standard) text += fmt::format(" with backward {}", name(spec.backward));
+  return text;
 }
 
 class Info final : public Subcommand {
@@ -58,8 +71,7 @@ class Info final : public Subcommand {
                               : fmt::format("toolkit {} was found; kernels for CUDA are not in this version", cuda)},
     };
     for (const char* name : transport_names().later) info["transports"][name] = "no: not in this version";
-    for (const MethodEntry& entry : method_table())
-      info["methods"][entry.name] = entry.backward != nullptr ? "forward, backward" : "forward";
+    for (const std::string& method : method_names()) info["methods"][method] = method_text(method);
     for (const std::string& scan : {std::string(name(Scan::all_gather)), std::string(name(Scan::chain))})
       info["scans"][scan] = "forward, backward";
     if (json()) {
@@ -73,7 +85,7 @@ class Info final : public Subcommand {
       }
       const char* head = key.c_str();
       for (const auto& [part, text] : value.items()) {
-        console.out << fmt::format("{:<13} {:<14} {}\n", head, part, text.get<std::string>());
+        console.out << fmt::format("{:<13} {:<18} {}\n", head, part, text.get<std::string>());
         head = "";
       }
     }

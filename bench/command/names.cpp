@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "seqccl/collectives.hpp"
+#include "seqccl/attention.hpp"
 #include "seqccl/error.hpp"
 
 namespace seqccl::command {
@@ -26,9 +26,16 @@ constexpr Alias method_aliases[] = {{"auto", "automatic"},
                                     {"deepspeed_ulysses", "head_swap"},
                                     {"tokenring", "token_ring"},
                                     {"lightseq", "balanced_helper"},
-                                    {"distflashattn", "balanced_helper"}};
-constexpr const char* later_methods[] = {"double_ring", "mesh",           "usp",   "loongtrain",   "burst_backward", "burst_attention",
-                                         "decode",      "tree_attention", "helix", "context_pass", "star_attention", "apb"};
+                                    {"distflashattn", "balanced_helper"},
+                                    {"usp", "mesh"},
+                                    {"loongtrain", "mesh"},
+                                    {"longvila", "mesh"},
+                                    {"mm_sp", "mesh"},
+                                    {"burst_attention", "burst_backward"},
+                                    {"burstattention", "burst_backward"},
+                                    {"burst_engine", "double_ring"},
+                                    {"burstengine", "double_ring"}};
+constexpr const char* later_methods[] = {"decode", "tree_attention", "helix", "context_pass", "star_attention", "apb"};
 constexpr Alias kind_aliases[] = {
     {"lasp", "basic"},         {"linear", "basic"},    {"retnet", "constant_decay"}, {"lightning", "constant_decay"},
     {"mamba2", "scalar_gate"}, {"ssd", "scalar_gate"}, {"gla", "vector_gate"},       {"hgrn2", "vector_gate"}};
@@ -50,8 +57,8 @@ std::string folded(std::string_view word) {
 }
 
 std::vector<std::string> methods_here() {
-  std::vector<std::string> names = {"automatic", "all"};
-  for (const MethodEntry& entry : method_table()) names.emplace_back(entry.name);
+  std::vector<std::string> names = seqccl::method_names();
+  names.insert(names.begin(), {"automatic", "all"});
   return names;
 }
 
@@ -97,7 +104,7 @@ std::string resolve(const Vocabulary& vocabulary, std::string_view word) {
                           fmt::join(vocabulary.known, ", "), nearest.empty() ? "" : fmt::format(" (did you mean '{}'?)", nearest)));
 }
 
-const Vocabulary& method_names() {
+const Vocabulary& choice_names() {
   static const Vocabulary words{"--method", methods_here(), method_aliases, later_methods};
   return words;
 }
@@ -119,6 +126,10 @@ const Vocabulary& mask_names() {
 }
 const Vocabulary& dtype_names() {
   static const Vocabulary words{"--dtype", {"f32", "f16", "bf16"}, dtype_aliases, {}};
+  return words;
+}
+const Vocabulary& cluster_names() {
+  static const Vocabulary words{"--cluster", {"threads", "gpus"}, {}, {}};
   return words;
 }
 const Vocabulary& transport_names() {

@@ -30,12 +30,13 @@ struct Vocabulary {
 /// Number of letters to insert, remove or replace to get from `a` to `b`.
 [[nodiscard]] std::size_t edit_distance(std::string_view a, std::string_view b);
 
-[[nodiscard]] const Vocabulary& method_names();  // with "automatic" and "all"
+[[nodiscard]] const Vocabulary& choice_names();  // --method, with "automatic" and "all"
 [[nodiscard]] const Vocabulary& kind_names();
 [[nodiscard]] const Vocabulary& scan_names();  // with "all"
 [[nodiscard]] const Vocabulary& partition_names();
 [[nodiscard]] const Vocabulary& mask_names();
 [[nodiscard]] const Vocabulary& dtype_names();
 [[nodiscard]] const Vocabulary& transport_names();
+[[nodiscard]] const Vocabulary& cluster_names();
 
 }  // namespace seqccl::command

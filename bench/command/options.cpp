@@ -5,9 +5,9 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <utility>
 
 #include "command/names.hpp"
-#include "seqccl/collectives.hpp"
 #include "seqccl/error.hpp"
 
 namespace seqccl::command {
@@ -37,6 +37,13 @@ std::int64_t parse_count(std::string_view option, std::string_view text) {
   const std::int64_t limit = INT64_MAX >> shift;
   if (number > limit || number < -limit) refuse(option, text, "a number below 2^63");
   return number * (std::int64_t{1} << shift);
+}
+
+std::string count_text(std::int64_t count) {
+  constexpr std::pair<int, const char*> units[] = {{30, "g"}, {20, "m"}, {10, "k"}};
+  for (const auto& [shift, unit] : units)
+    if (count > 0 && count % (std::int64_t{1} << shift) == 0) return fmt::format("{}{}", count >> shift, unit);
+  return std::to_string(count);
 }
 
 std::vector<std::int64_t> parse_counts(std::string_view option, std::string_view text) {
@@ -81,10 +88,14 @@ Mesh parse_mesh(std::string_view text) {
     const std::size_t colon = part.find(':');
     const std::string_view axis = part.substr(0, colon);
     int* extent = axis == "heads" ? &mesh.heads : axis == "outer" ? &mesh.outer : axis == "inner" ? &mesh.inner : nullptr;
-    if (extent == nullptr || colon == std::string_view::npos) refuse("--mesh", text, "heads:U,outer:O,inner:I");
-    const std::int64_t count = parse_count("--mesh", part.substr(colon + 1));
-    if (count < 1 || count > 1 << 20) refuse("--mesh", text, "extents of at least 1");
-    *extent = static_cast<int>(count);
+    if (part == "heads_outermost") {
+      mesh.heads_outermost = true;
+    } else {
+      if (extent == nullptr || colon == std::string_view::npos) refuse("--mesh", text, "heads:U,outer:O,inner:I[,heads_outermost]");
+      const std::int64_t count = parse_count("--mesh", part.substr(colon + 1));
+      if (count < 1 || count > 1 << 20) refuse("--mesh", text, "extents of at least 1");
+      *extent = static_cast<int>(count);
+    }
     if (comma == std::string_view::npos) return mesh;
     begin = comma + 1;
   }
@@ -104,15 +115,6 @@ Topology parse_nodes(std::string_view text, int num_ranks) {
 DType parse_dtype(std::string_view text) {
   const std::string name = resolve(dtype_names(), text);
   return name == "f16" ? f16 : name == "bf16" ? bf16 : f32;
-}
-
-std::vector<Method> parse_methods(std::string_view text) {
-  const std::string name = resolve(method_names(), text);
-  if (name == "automatic") return {Method::automatic};
-  std::vector<Method> methods;
-  for (const MethodEntry& entry : method_table())
-    if (name == "all" || name == entry.name) methods.push_back(entry.method);
-  return methods;
 }
 
 LinearKind parse_kind(std::string_view text) {

@@ -7,7 +7,6 @@
 #include <string_view>
 #include <vector>
 
-#include "seqccl/attention.hpp"
 #include "seqccl/linear_attention.hpp"
 #include "seqccl/mask.hpp"
 #include "seqccl/mesh.hpp"
@@ -24,7 +23,7 @@ namespace seqccl::command {
 /// contiguous|zigzag|striped|uneven:T0,T1,...
 [[nodiscard]] Partition parse_partition(std::string_view text, std::int64_t num_tokens, int num_ranks);
 
-/// heads:U,outer:O,inner:I in any order; what is left out is 1.
+/// heads:U,outer:O,inner:I in any order, what is left out is 1; and heads_outermost.
 [[nodiscard]] Mesh parse_mesh(std::string_view text);
 
 /// KxM: K nodes of M ranks. "" is one node.
@@ -32,12 +31,12 @@ namespace seqccl::command {
 
 /// A whole number; k, m, g mean 2^10, 2^20, 2^30.
 [[nodiscard]] std::int64_t parse_count(std::string_view option, std::string_view text);
+/// The number as parse_count reads it: "4k".
+[[nodiscard]] std::string count_text(std::int64_t count);
 /// Numbers with commas between them.
 [[nodiscard]] std::vector<std::int64_t> parse_counts(std::string_view option, std::string_view text);
 
 [[nodiscard]] DType parse_dtype(std::string_view text);
-/// Methods that `text` means, in the order of the table: one, or every one for "all". "automatic" yields {Method::automatic}.
-[[nodiscard]] std::vector<Method> parse_methods(std::string_view text);
 [[nodiscard]] LinearKind parse_kind(std::string_view text);
 [[nodiscard]] std::vector<Scan> parse_scans(std::string_view text);
 /// Only "threads" so far.

@@ -4,7 +4,7 @@
 
 #include <fmt/format.h>
 
-#include "command/attention_job.hpp"
+#include "command/choices.hpp"
 #include "command/linear_job.hpp"
 #include "command/options.hpp"
 
@@ -24,13 +24,10 @@ int PlanOptions::ranks() const {
 
 std::int64_t PlanOptions::num_tokens() const { return parse_count("--tokens", tokens); }
 
-Planned plan_attention(const AttentionSpec& given, Method method, bool backward, const Cluster& cluster) {
-  AttentionSpec spec = given;
-  spec.method = method;
-  if (const std::string why = refusal(spec, method, backward); !why.empty())
-    throw Error(ErrorKind::argument, fmt::format("--method: {}: {}", name(method), why));
-  const MethodEntry& entry = entry_of(method);
-  Planned planned{entry.name, record_all(backward ? entry.backward : entry.forward, spec), {}, {}};
+Planned plan_attention(const AttentionSpec& spec, const std::string& name, bool backward, const Cluster& cluster) {
+  if (const std::string why = refusal(spec); !why.empty()) throw Error(ErrorKind::argument, fmt::format("{}: {}", name, why));
+  const MethodEntry& entry = entry_of(spec.method);
+  Planned planned{name, spec.mesh, record_all(backward ? entry.backward : entry.forward, spec), {}, {}};
   const Claim claim{&spec.partition, &spec.mask, spec.batch, spec.q_heads, spec.num_kv_heads()};
   planned.report = check(planned.schedules, claim);
   if (planned.report.ok()) planned.simulation = simulate(planned.schedules, cluster);
@@ -41,7 +38,7 @@ Planned plan_linear(const LinearSpec& given, Scan scan, bool backward, const Clu
   LinearSpec spec = given;
   spec.scan = scan;
   if (const std::string why = refusal(spec); !why.empty()) throw Error(ErrorKind::argument, fmt::format("--scan: {}: {}", name(scan), why));
-  Planned planned{name(scan), record_all(backward ? collectives::linear_backward : collectives::linear_forward, spec), {}, {}};
+  Planned planned{name(scan), {}, record_all(backward ? collectives::linear_backward : collectives::linear_forward, spec), {}, {}};
   const Claim claim{&spec.partition, nullptr, spec.batch, spec.heads, spec.heads};
   planned.report = check(planned.schedules, claim);
   if (planned.report.ok()) planned.simulation = simulate(planned.schedules, cluster);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,7 +14,8 @@
 namespace seqccl::command {
 
 struct Planned {
-  std::string method;               // "ring", "chain", ...
+  std::string method;               // "ring", "mesh", "chain", ...
+  std::optional<Mesh> mesh;         // that the method runs on
   std::vector<Schedule> schedules;  // of all ranks
   CheckReport report;
   Simulation simulation;  // only if the report is good
@@ -31,8 +33,8 @@ struct PlanOptions {
   [[nodiscard]] std::int64_t num_tokens() const;  ///< @throws Error(argument)
 };
 
-/// Records, checks and simulates one method. @throws Error(argument) if it refuses the problem
-[[nodiscard]] Planned plan_attention(const AttentionSpec& spec, Method method, bool backward, const Cluster& cluster);
+/// Records, checks and simulates what the spec has chosen; `name` labels it. @throws Error(argument) if the library refuses the problem
+[[nodiscard]] Planned plan_attention(const AttentionSpec& spec, const std::string& name, bool backward, const Cluster& cluster);
 [[nodiscard]] Planned plan_linear(const LinearSpec& spec, Scan scan, bool backward, const Cluster& cluster);
 
 }  // namespace seqccl::command

@@ -5,13 +5,12 @@
 #include <optional>
 #include <ostream>
 
+#include "command/choices.hpp"
 #include "command/command.hpp"
-#include "command/names.hpp"
 #include "command/options.hpp"
 #include "command/report.hpp"
 #include "command/run_options.hpp"
 #include "command/subcommand.hpp"
-#include "seqccl/collectives.hpp"
 
 namespace seqccl::command {
 namespace {
@@ -20,7 +19,8 @@ constexpr const char* examples =
     "  seqccl run attention -i examples/data/text.safetensors -o out.safetensors --ranks 4 --method ring --mask causal --partition zigzag "
     "--check\n"
     "  seqccl run attention -i text.safetensors --ranks 8 --method all --mask causal+window:128,0 --check --json\n"
-    "  seqccl run attention -i text.safetensors --ranks 4 --mask documents:200,112,200 --trace trace.json\n\n"
+    "  seqccl run attention -i text.safetensors --ranks 4 --mask documents:200,112,200 --trace trace.json\n"
+    "  seqccl run attention -i text.safetensors --ranks 8 --method ring --mesh heads:2,outer:2,inner:2 --burst --check\n\n"
     "Input tensors: q [B, N, Hq, D], k [B, N, Hkv, D], v [B, N, Hkv, Dv], optional dout [B, N, Hq, Dv], sinks [Hq] (f32).\n"
     "Results: out [B, N, Hq, Dv], lse [B, Hq, N] (f32, natural log); with dout also dq, dk, dv (and dsinks).";
 
@@ -29,8 +29,7 @@ class RunAttention final : public Subcommand {
   explicit RunAttention(CLI::App& parent) {
     CLI::App& app = add_to(parent, "attention", "Softmax attention of whole tensors, sharded over ranks", examples);
     options_.add_to(app);
-    app.add_option("-m,--method", method_, "automatic|all|ring|kv_all_gather|head_swap|token_ring, or a published name")
-        ->capture_default_str();
+    choices_.add_to(app, "automatic|all|");
     app.add_option("--mask", mask_, "full|causal|prefix:LEN|window:LEFT,RIGHT|documents:LEN,LEN,...|slices:FILE, joined by + to intersect")
         ->capture_default_str();
     app.add_option("--softcap", softcap_, "Scores become C tanh(score / C); 0: none")->capture_default_str();
@@ -39,8 +38,7 @@ class RunAttention final : public Subcommand {
 
   int run(const Console& console) override {
     const RunSettings settings = options_.settings();
-    const std::vector<Method> methods = parse_methods(method_);
-    const bool runs_all = methods.size() > 1;
+    const std::vector<std::string> names = choices_.names();
     AttentionSpec spec;
     spec.mask = parse_mask(mask_);
     spec.softcap = softcap_;
@@ -64,34 +62,28 @@ class RunAttention final : public Subcommand {
                      settings.num_ranks, options_.wants_check());
     std::optional<AttentionReference> reference;
     bool is_written = false;
-    for (const Method method : methods) {
-      spec.method = method;
-      bool backward = has_dout;
-      if (const std::string why = refusal(spec, method, false); !why.empty()) {
-        if (!runs_all) throw Error(ErrorKind::argument, why);
-        report.refused(name(method), why);
+    for (const std::string& choice : names) {
+      const AttentionSpec chosen = choices_.chosen(spec, choice, settings.topology);
+      if (const std::string why = refusal(chosen); !why.empty()) {
+        if (names.size() == 1) throw Error(ErrorKind::argument, why);
+        report.refused(choice, why);
         continue;
       }
-      if (const std::string why = backward ? refusal(spec, method, true) : ""; !why.empty()) {
-        if (!runs_all)
-          throw Error(ErrorKind::argument, fmt::format("--method: {}: {}; --forward-only leaves the gradients out", name(method), why));
-        report.refused(fmt::format("{} backward", name(method)), why);
-        backward = false;
-      }
-      console.progress(fmt::format("{} on {} ranks ...", name(method), settings.num_ranks));
-      const AttentionResult result = run_attention(tensors, spec, settings, backward);
+      console.progress(fmt::format("{} on {} ranks ...", choice, settings.num_ranks));
+      const AttentionResult result = run_attention(tensors, chosen, settings, has_dout);
+      const std::string label = choice == "automatic" ? name(result.method) : choice;
 
       std::vector<Direction> directions = {{"forward", &result.forward, attention_flops(spec, false)}};
-      if (backward) directions.push_back({"backward", &result.backward, attention_flops(spec, true)});
+      if (has_dout) directions.push_back({"backward", &result.backward, attention_flops(spec, true)});
       if (options_.wants_check()) {
         console.progress("reference ...");
         if (!reference) reference.emplace(tensors, spec, has_dout, options_.check_level());
         const CheckOutcome outcome = reference->judge(result);
-        report.add(name(result.method), directions, &outcome);
+        report.add(label, directions, &outcome);
       } else {
-        report.add(name(result.method), directions, nullptr);
+        report.add(label, directions, nullptr);
       }
-      if (!is_written) write(result, report);
+      if (!is_written) write(result, report, label);
       is_written = true;
     }
     console.progress("");
@@ -116,10 +108,10 @@ class RunAttention final : public Subcommand {
   }
 
   /// Results of the first method that ran; with `all` the others are compared, not kept.
-  void write(const AttentionResult& result, RunReport& report) const {
+  void write(const AttentionResult& result, RunReport& report, const std::string& label) const {
     if (!options_.trace.empty()) {
       write_chrome_trace(options_.trace, result.trace);
-      report.note(fmt::format("wrote {} ({})", options_.trace, name(result.method)));
+      report.note(fmt::format("wrote {} ({})", options_.trace, label));
     }
     if (options_.output.empty()) return;
     std::vector<NamedTensor> named = {{"out", &result.out}, {"lse", &result.lse}};
@@ -127,11 +119,12 @@ class RunAttention final : public Subcommand {
                                         NamedTensor{"dsinks", &result.dsinks}})
       if (gradient.tensor->present()) named.push_back(gradient);
     write_safetensors(options_.output, named);
-    report.note(fmt::format("wrote {} ({})", options_.output, name(result.method)));
+    report.note(fmt::format("wrote {} ({})", options_.output, label));
   }
 
   RunOptions options_;
-  std::string method_ = "automatic", mask_ = "full";
+  ChoiceOptions choices_{"automatic"};
+  std::string mask_ = "full";
   float softcap_ = 0;
 };
 

@@ -18,8 +18,7 @@ void RunOptions::add_to(CLI::App& app) {
   app.add_option("--partition", partition, "contiguous|zigzag|striped|uneven:T0,T1,...")->capture_default_str();
   app.add_option("--dtype", dtype, "Convert the inputs: f32|f16|bf16 (default: as in the file)");
   app.add_option("--scale", scale, "Factor on the scores (default: 1/sqrt(D) for softmax, 1 for linear)");
-  app.add_option("--mesh", mesh, "heads:U,outer:O,inner:I");
-  app.add_option("--nodes", nodes, "KxM: K nodes of M ranks, for the choice of method");
+  app.add_option("--nodes", nodes, "KxM: K nodes of M ranks, for methods that look at nodes");
   app.add_option("--repeat", repeat, "Timed runs; the median is shown")->capture_default_str()->check(CLI::Range(1, 1000000));
   app.add_option("--warmup", warmup, "Runs before the timed ones")->capture_default_str()->check(CLI::Range(0, 1000000));
   app.add_option("--threads", num_threads, "Kernel threads per rank (default: cores / ranks)")->check(CLI::Range(1, 4096));
@@ -43,13 +42,6 @@ RunSettings RunOptions::settings() const {
   settings.timeout_s = timeout_s;
   settings.topology = parse_nodes(nodes, settings.num_ranks);
   settings.trace = !trace.empty();
-  if (!mesh.empty()) {
-    const Mesh parsed = parse_mesh(mesh);
-    if (parsed.num_ranks() != settings.num_ranks)
-      throw Error(ErrorKind::argument, fmt::format("--mesh: {} has {} ranks, want {}", mesh, parsed.num_ranks(), settings.num_ranks));
-    if (!parsed.is_flat())
-      throw Error(ErrorKind::argument, fmt::format("--mesh: {} is not there yet; this version has flat meshes, inner:{}", mesh, num_ranks));
-  }
   return settings;
 }
 

@@ -13,7 +13,7 @@
 namespace seqccl::command {
 
 struct RunOptions {
-  std::string input, output, transport = "threads", partition = "contiguous", dtype, nodes, mesh, check, trace;
+  std::string input, output, transport = "threads", partition = "contiguous", dtype, nodes, check, trace;
   std::int64_t num_ranks = 4;
   std::optional<double> scale;
   int repeat = 1, warmup = 0, num_threads = 0;
@@ -21,7 +21,7 @@ struct RunOptions {
   bool forward_only = false;
 
   void add_to(CLI::App& app);
-  /// Checks what needs no tensors: ranks, transport, mesh, --check. @throws Error(argument)
+  /// Checks what needs no tensors: ranks, transport, --check. @throws Error(argument)
   [[nodiscard]] RunSettings settings() const;
   [[nodiscard]] bool wants_check() const noexcept { return !check.empty(); }
   [[nodiscard]] CheckLevel check_level() const noexcept { return check == "full" ? CheckLevel::full : CheckLevel::automatic; }

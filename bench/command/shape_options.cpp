@@ -6,6 +6,7 @@
 
 #include <charconv>
 
+#include "command/names.hpp"
 #include "command/options.hpp"
 #include "seqccl/error.hpp"
 
@@ -30,12 +31,12 @@ LinkClass parse_link(const char* option, const std::string& text) {
   return {numbers[0] * 1e-6, numbers[1] * 1e9};
 }
 
+}  // namespace
+
 void require_tokens(std::int64_t num_tokens) {
   if (num_tokens < 1 || num_tokens > std::int64_t{1} << 40)
     throw Error(ErrorKind::argument, fmt::format("--tokens: {} is not right, want 1 to 2^40", num_tokens));
 }
-
-}  // namespace
 
 void AttentionShape::add_to(CLI::App& app) {
   app.add_option("--batch", batch, "B")->capture_default_str()->check(size_range);
@@ -90,18 +91,26 @@ LinearSpec LinearShape::spec(std::int64_t num_tokens, int num_ranks) const {
 }
 
 void ClusterOptions::add_to(CLI::App& app) {
-  app.add_option("--nodes", nodes, "KxM: K nodes of M ranks (default: one node)");
-  app.add_option("--inside", inside, "Links inside a node: LATENCY_US,GB_PER_S (default: threads of one machine)");
+  app.add_option("--cluster", base,
+                 "threads (the default: ranks as threads of one machine: 1,8 inside, 20 GFLOP/s, 8 GB/s memory) | gpus (8 to a node: 5,300 "
+                 "inside, 10,45 between, 400000 GFLOP/s, 2500 GB/s memory, 5 us a kernel); the options below change single figures");
+  app.add_option("--nodes", nodes, "KxM: K nodes of M ranks (default: threads one node, gpus 8 ranks a node)");
+  app.add_option("--inside", inside, "Links inside a node: LATENCY_US,GB_PER_S");
   app.add_option("--between", between, "Links between nodes: LATENCY_US,GB_PER_S");
   app.add_option("--gflops", gflops, "GFLOP/s of a rank's kernels")->check(CLI::Range(1e-6, 1e9));
+  app.add_option("--memory", memory, "GB/s of a rank's memory")->check(CLI::Range(1e-6, 1e9));
 }
 
 Cluster ClusterOptions::cluster(int num_ranks) const {
   Cluster cluster = Cluster::thread_ranks();
+  const std::string kind = resolve(cluster_names(), base.empty() ? "threads" : base);
+  if (kind == "gpus") cluster = {{}, {5e-6, 300e9}, {10e-6, 45e9}, 400e12, 2500e9, 5e-6};
   cluster.topology = parse_nodes(nodes, num_ranks);
+  if (kind == "gpus" && nodes.empty() && num_ranks > 8 && num_ranks % 8 == 0) cluster.topology = Topology::nodes(num_ranks / 8, 8);
   if (!inside.empty()) cluster.inside = parse_link("--inside", inside);
   if (!between.empty()) cluster.between = parse_link("--between", between);
   if (gflops > 0) cluster.flops_per_s = gflops * 1e9;
+  if (memory > 0) cluster.memory_bytes_per_s = memory * 1e9;
   return cluster;
 }
 

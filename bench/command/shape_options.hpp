@@ -31,10 +31,13 @@ struct LinearShape {
   [[nodiscard]] LinearSpec spec(std::int64_t num_tokens, int num_ranks) const;
 };
 
+/// @throws Error(argument) unless 1 to 2^40
+void require_tokens(std::int64_t num_tokens);
+
 /// The machine that explain and draw simulate.
 struct ClusterOptions {
-  std::string nodes, inside, between;
-  double gflops = 0;
+  std::string base, nodes, inside, between;
+  double gflops = 0, memory = 0;
 
   void add_to(CLI::App& app);
   [[nodiscard]] Cluster cluster(int num_ranks) const;

@@ -33,7 +33,7 @@ class Subcommand {
   bool json_ = false;
 };
 
-// One file each: info.cpp, run_attention.cpp, run_linear.cpp, bench.cpp, explain.cpp, draw.cpp.
+// One file each: info.cpp, run_attention.cpp, run_linear.cpp, bench.cpp, explain.cpp, explain_crossovers.cpp, draw.cpp.
 [[nodiscard]] std::unique_ptr<Subcommand> make_info(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_run_attention(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_run_linear(CLI::App& parent);
@@ -41,6 +41,7 @@ class Subcommand {
 [[nodiscard]] std::unique_ptr<Subcommand> make_bench_linear(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_explain_attention(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_explain_linear(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Subcommand> make_explain_crossovers(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_draw_attention(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_draw_linear(CLI::App& parent);
 

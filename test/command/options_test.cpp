@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "command/options.hpp"
 
+#include "command/choices.hpp"
 #include "command/names.hpp"
 #include "command/support.hpp"
 
@@ -78,10 +79,13 @@ TEST(Options, partitions) {
 
 TEST(Options, numbers_meshes_nodes) {
   EXPECT_EQ(parse_counts("--tokens", "1,2k,3m,1g"), (std::vector<std::int64_t>{1, 2048, 3 << 20, 1 << 30}));
+  for (const std::int64_t count : {0, 1, 1000, 1024, 3 << 20, 1 << 30}) EXPECT_EQ(parse_count("", count_text(count)), count);
   EXPECT_REFUSED(parse_count("--tokens", "4q"), "--tokens", "4q");
   EXPECT_REFUSED(parse_count("--tokens", "9223372036854775807k"), "2^63");
   EXPECT_REFUSED(parse_count("--tokens", ""), "whole number");
   EXPECT_EQ(parse_mesh("inner:4,heads:2"), (Mesh{2, 1, 4}));
+  EXPECT_EQ(parse_mesh("heads:4,outer:2,heads_outermost"), (Mesh{4, 2, 1, true}));
+  EXPECT_REFUSED(parse_mesh("heads_outermost:2"), "heads:U,outer:O,inner:I");
   EXPECT_REFUSED(parse_mesh("heads:0"), "at least 1");
   EXPECT_REFUSED(parse_mesh("depth:2"), "heads:U,outer:O,inner:I");
   EXPECT_EQ(parse_nodes("2x3", 6).node, (std::vector<int>{0, 0, 0, 1, 1, 1}));
@@ -93,29 +97,31 @@ TEST(Options, numbers_meshes_nodes) {
 }
 
 TEST(Options, published_names_mean_methods) {
-  for (const auto& [word, method] :
-       {std::pair{"ulysses", Method::head_swap}, std::pair{"ring_attention", Method::ring}, std::pair{"llama3_cp", Method::kv_all_gather},
-        std::pair{"TokenRing", Method::token_ring}, std::pair{"head-swap", Method::head_swap}, std::pair{"auto", Method::automatic}})
-    EXPECT_EQ(parse_methods(word), std::vector<Method>{method}) << word;
-  EXPECT_EQ(parse_methods("all").size(), 6u);
+  for (const auto& [word, name] :
+       {std::pair{"ulysses", "head_swap"}, std::pair{"ring_attention", "ring"}, std::pair{"llama3_cp", "kv_all_gather"},
+        std::pair{"TokenRing", "token_ring"}, std::pair{"head-swap", "head_swap"}, std::pair{"auto", "automatic"}, std::pair{"USP", "mesh"},
+        std::pair{"loongtrain", "mesh"}, std::pair{"LongVILA", "mesh"}, std::pair{"mm-sp", "mesh"},
+        std::pair{"BurstAttention", "burst_backward"}, std::pair{"burst-engine", "double_ring"}, std::pair{"lightseq", "balanced_helper"}})
+    EXPECT_EQ(parse_choices(word), std::vector<std::string>{name}) << word;
+  EXPECT_EQ(parse_choices("all"), method_names());
+  EXPECT_EQ(parse_choices("all").size(), 9u);
   EXPECT_EQ(parse_scans("lasp1"), std::vector<Scan>{Scan::chain});
   EXPECT_EQ(parse_scans("lasp2"), std::vector<Scan>{Scan::all_gather});
   EXPECT_EQ(parse_kind("mamba2"), LinearKind::scalar_gate);
 }
 
 TEST(Options, names_of_later_versions_are_not_there_yet) {
-  for (const char* word : {"double_ring", "mesh", "burst_backward", "decode", "context_pass"})
-    EXPECT_REFUSED(parse_methods(word), word, "not there yet", "ring");
+  for (const char* word : {"decode", "context_pass"}) EXPECT_REFUSED(parse_choices(word), word, "not there yet", "ring");
   for (const char* word : {"delta", "gated_delta", "kda", "rwkv6"}) EXPECT_REFUSED(parse_kind(word), word, "not there yet");
   for (const char* word : {"pipelined_chain", "doubling", "hierarchical"}) EXPECT_REFUSED(parse_scans(word), word, "not there yet");
   for (const char* word : {"shm", "ucx", "nccl"}) EXPECT_REFUSED(require_transport(word), word, "not there yet", "threads");
 }
 
 TEST(Options, unknown_names_list_the_known_and_the_nearest) {
-  EXPECT_REFUSED(parse_methods("rng"), "--method", "'rng' is not known", "ring, bidirectional_ring, kv_all_gather, head_swap, token_ring",
+  EXPECT_REFUSED(parse_choices("rng"), "--method", "'rng' is not known", "ring, bidirectional_ring, kv_all_gather, head_swap, token_ring",
                  "did you mean 'ring'?");
-  EXPECT_REFUSED(parse_methods("ulises"), "did you mean 'ulysses'?");
-  EXPECT_EQ(message_of([] { (void)parse_methods("xxxxxxxx"); }).find("did you mean"), std::string::npos);
+  EXPECT_REFUSED(parse_choices("ulises"), "did you mean 'ulysses'?");
+  EXPECT_EQ(message_of([] { (void)parse_choices("xxxxxxxx"); }).find("did you mean"), std::string::npos);
   EXPECT_EQ(edit_distance("kitten", "sitting"), 3u);
   EXPECT_EQ(edit_distance("", "abc"), 3u);
 }

@@ -1,0 +1,105 @@
+// choices.cpp - methods by name, their options, and what the library answers in the words of the command line.
+// SPDX-License-Identifier: Apache-2.0
+#include "command/choices.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "command/names.hpp"
+#include "command/options.hpp"
+
+namespace seqccl::command {
+namespace {
+
+/// Fields of specs that an option sets; '_' becomes '-'.
+constexpr Alias field_options[] = {
+    {"backward", "--burst"},      {"mesh", "--mesh"},   {"head_groups", "--head-groups"}, {"partials_in_dtype", "--partials-in-dtype"},
+    {"partition", "--partition"}, {"scale", "--scale"}, {"softcap", "--softcap"},         {"dtype", "--dtype"}};
+
+/// "0 1 | 2 3": one group per value of `group_of`, in order of rank.
+template <class GroupOf>
+std::string groups_text(int num_ranks, int num_groups, GroupOf group_of) {
+  std::string text;
+  for (int group = 0; group < num_groups; ++group) {
+    if (group != 0) text += " |";
+    for (Rank rank = 0; rank < num_ranks; ++rank)
+      if (group_of(rank) == group) text += fmt::format(" {}", rank);
+  }
+  return text;
+}
+
+}  // namespace
+
+std::vector<std::string> parse_choices(std::string_view text) {
+  const std::string name = resolve(choice_names(), text);
+  if (name == "all") return method_names();
+  return {name};
+}
+
+void ChoiceOptions::add_to(CLI::App& app, const char* words) {
+  app.add_option("-m,--method", method,
+                 fmt::format("{}{}, or a published name such as ulysses, usp", words, fmt::join(method_names(), "|")))
+      ->capture_default_str();
+  app.add_option("--mesh", mesh, "heads:U,outer:O,inner:I[,heads_outermost]: swap heads in groups of U, rings of I ranks, O of them");
+  app.add_flag("--burst", burst, "Backward pass in which queries travel, not keys (ring, bidirectional_ring)");
+  app.add_option("--head-groups", head_groups, "Work in so many groups of heads: one travels while another is attended to")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20));
+  app.add_flag("--partials-in-dtype", partials_in_dtype, "Partial results travel in --dtype, not in f32 (token_ring, balanced_helper)");
+}
+
+AttentionSpec ChoiceOptions::chosen(AttentionSpec spec, const std::string& name, const Topology& topology) const {
+  if (!mesh.empty()) spec.mesh = parse_mesh(mesh);
+  if (burst) spec.backward = Backward::burst;
+  spec.head_groups = head_groups;
+  spec.partials_in_dtype = partials_in_dtype;
+  choose_method(spec, name, topology);
+  return spec;
+}
+
+std::string refusal(const AttentionSpec& spec) {
+  try {
+    validate(spec, spec.partition.num_ranks());
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::argument) throw;
+    return with_option(error.what());
+  }
+  return {};
+}
+
+std::string with_option(std::string_view what) {
+  const std::size_t colon = what.find("Spec: ");
+  if (colon == std::string_view::npos) return std::string(what);
+  const std::string_view rest = what.substr(colon + 6), field = rest.substr(0, rest.find(' '));
+  for (const Alias& known : field_options)
+    if (field == known.word) return fmt::format("{}: {}", known.means, rest);
+  return std::string(rest);
+}
+
+std::string mesh_text(const Mesh& mesh) {
+  return fmt::format("heads {} x outer {} x inner {}{}", mesh.heads, mesh.outer, mesh.inner,
+                     mesh.heads_outermost ? ", heads outermost" : "");
+}
+
+std::string mesh_picture(const std::optional<Mesh>& mesh) {
+  if (!mesh) return {};
+  std::string text = fmt::format("mesh: {}\n", mesh_text(*mesh));
+  const int num_ranks = mesh->num_ranks();
+  if (num_ranks > 64) return text;
+  if (mesh->heads > 1)
+    text += fmt::format("  heads are swapped within   {}\n",
+                        groups_text(num_ranks, mesh->ring_size(), [&](Rank r) { return mesh->ring_of(r); }));
+  if (mesh->inner > 1)
+    text += fmt::format("  rings                      {}\n", groups_text(num_ranks, mesh->heads * mesh->outer, [&](Rank r) {
+                          return mesh->head_of(r) * mesh->outer + mesh->ring_of(r) / mesh->inner;
+                        }));
+  if (mesh->outer > 1)
+    text += fmt::format("  rings of rings, between    {}\n", groups_text(num_ranks, mesh->heads * mesh->inner, [&](Rank r) {
+                          return mesh->head_of(r) * mesh->inner + mesh->ring_of(r) % mesh->inner;
+                        }));
+  return text;
+}
+
+}  // namespace seqccl::command

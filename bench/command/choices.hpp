@@ -1,0 +1,43 @@
+// choices.hpp - a softmax method by any of its published names, and the options that choose mesh, backward and head groups.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "seqccl/attention.hpp"
+
+namespace seqccl::command {
+
+/// Names that --method means: one, or all that choose_method knows for "all". "automatic" yields {"automatic"}. @throws Error(argument)
+[[nodiscard]] std::vector<std::string> parse_choices(std::string_view text);
+
+/// --method, --mesh, --burst, --head-groups, --partials-in-dtype.
+struct ChoiceOptions {
+  std::string method{};  // its default
+  std::string mesh{};
+  bool burst = false, partials_in_dtype = false;
+  int head_groups = 1;
+
+  /// `words`: what --method takes besides the names of methods.
+  void add_to(CLI::App& app, const char* words);
+  [[nodiscard]] std::vector<std::string> names() const { return parse_choices(method); }
+  /// `spec` (with its partition) as these options and the named method want it. @throws Error(argument) if --mesh cannot be read
+  [[nodiscard]] AttentionSpec chosen(AttentionSpec spec, const std::string& name, const Topology& topology) const;
+};
+
+/// Why the library refuses this problem, beginning with the option to change; empty if it does not.
+[[nodiscard]] std::string refusal(const AttentionSpec& spec);
+
+/// "AttentionSpec: head_groups is 3, ..." as "--head-groups: head_groups is 3, ...".
+[[nodiscard]] std::string with_option(std::string_view what);
+
+/// "heads 2 x outer 1 x inner 2".
+[[nodiscard]] std::string mesh_text(const Mesh& mesh);
+/// The mesh and who swaps heads with whom and which ranks form the rings; empty without a mesh.
+[[nodiscard]] std::string mesh_picture(const std::optional<Mesh>& mesh);
+
+}  // namespace seqccl::command
