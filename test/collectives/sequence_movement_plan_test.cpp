@@ -149,6 +149,22 @@ TEST(DimensionSwitchPlan, EveryShapeIsProvenAndCostsItsClosedForm) {
         }
 }
 
+// E / P elements are a multiple of 64 bytes here, in every piece.
+TEST(DimensionSwitchPlan, WorkspaceIsPackedAndArrived) {
+  for (const int num_ranks : {2, 4, 8}) {
+    const std::int64_t P = num_ranks;
+    DimensionSwitchSpec spec{.shape = {2 * P, 3, 2 * P, 16}, .from = 0, .to = 2};
+    const std::uint64_t share = bytes_of(2 * P * 3 * 2 * P * 16 / P, f32);
+    const auto workspace = [&](const DimensionSwitchSpec& which) {
+      return collectives::dimension_switch(which, 1, num_ranks).workspace_bytes;
+    };
+    EXPECT_EQ(workspace(spec), share + share / static_cast<std::uint64_t>(P) * static_cast<std::uint64_t>(P - 1));
+    EXPECT_EQ(workspace(spec.transposed()), share);
+    spec = {.shape = {3, 2 * P, 2 * P, 16}, .from = 2, .to = 1};
+    EXPECT_EQ(workspace(spec), 2 * share);
+  }
+}
+
 // --- HaloExchange -------------------------------------------------------------------------------------------------------
 
 TEST(HaloExchangePlan, EveryPartitionIsSoundAndCostsItsClosedForm) {
@@ -203,6 +219,14 @@ TEST(HaloExchangePlan, RowsOfContiguousAndZigzagShards) {
         EXPECT_EQ(cost_of(collectives::halo_reduce(spec, rank)).total_received_bytes, bytes_of(given * 2 * w * 4 * 5, f32));
       }
     }
+  }
+}
+
+TEST(HaloExchangePlan, WorkspaceIsWhatComesIn) {
+  const HaloExchangeSpec spec{.heads = 2, .head_dim = 16, .dtype = bf16, .partition = Partition::contiguous(40, 4), .width = 3};
+  for (Rank rank = 0; rank < 4; ++rank) {
+    EXPECT_EQ(collectives::halo_exchange(spec, rank).workspace_bytes, rank > 0 ? bytes_of(3 * 32, bf16) : 0u);
+    EXPECT_EQ(collectives::halo_reduce(spec, rank).workspace_bytes, rank < 3 ? bytes_of(3 * 32, f32) : 0u);
   }
 }
 
