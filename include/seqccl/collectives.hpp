@@ -7,9 +7,12 @@
 #include <vector>
 
 #include "seqccl/attention.hpp"
+#include "seqccl/dimension_switch.hpp"
+#include "seqccl/halo_exchange.hpp"
 #include "seqccl/linear_attention.hpp"
 #include "seqccl/movement.hpp"
 #include "seqccl/recorder.hpp"
+#include "seqccl/sequence_gather.hpp"
 
 SEQCCL_BEGIN
 
@@ -53,6 +56,16 @@ namespace collectives {
 /// `states`: dtypes and extents of the step's tensors. `step` must outlive the schedule.
 [[nodiscard]] Schedule ring_blocks(const RingSpec& spec, Rank rank, const RecordOptions& options, const RingStep& step,
                                    std::span<const Slot> states);
+/// A whole sequence has one slot, or one for each segment where some have another step than 1: which tokens each slot holds.
+[[nodiscard]] std::vector<Segment> sequence_views(const SequenceGatherSpec& spec);
+[[nodiscard]] Schedule sequence_gather(const SequenceGatherSpec& spec, Rank rank, const RecordOptions& options = {});
+[[nodiscard]] Schedule sequence_reduce_scatter(const SequenceGatherSpec& spec, Rank rank, const RecordOptions& options = {});
+/// The tensor's slots are (axes before the two, outer axis with those between, inner axis, axes after).
+[[nodiscard]] Schedule dimension_switch(const DimensionSwitchSpec& spec, Rank rank, int num_ranks, const RecordOptions& options = {});
+[[nodiscard]] Rows dimension_share(const DimensionSwitchSpec& spec, int axis, Rank rank, int num_ranks);
+[[nodiscard]] Schedule halo_exchange(const HaloExchangeSpec& spec, Rank rank, const RecordOptions& options = {});
+/// The slot of dx is updated: it holds the caller's numbers before.
+[[nodiscard]] Schedule halo_reduce(const HaloExchangeSpec& spec, Rank rank, const RecordOptions& options = {});
 
 }  // namespace collectives
 

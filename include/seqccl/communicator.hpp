@@ -12,6 +12,7 @@
 
 #include "seqccl/mesh.hpp"
 #include "seqccl/transport.hpp"
+#include "seqccl/work.hpp"
 
 SEQCCL_BEGIN
 
@@ -46,6 +47,10 @@ class Buffer {
 ///
 /// Thread safety: one thread at a time, except abort() and received_bytes(), which any thread may call at any moment.
 ///
+/// Operations block; start() runs them on a thread of the communicator's own, while the caller does something else. As long as one
+/// is going on, start() is the only way to the communicator: a blocking operation or a change of settings then is refused with
+/// Error(argument). The destructor returns when all that was started has ended.
+///
 /// After an Error other than `argument` the communicator is failed: every later call throws the first cause.
 class Communicator {
  public:
@@ -71,6 +76,15 @@ class Communicator {
 
   /// Memory that transports move fastest.
   [[nodiscard]] Buffer allocate(std::size_t num_bytes);
+
+  /// Runs `operation`, which calls blocking operations of this communicator, on its one worker thread: after everything that was
+  /// started before, in the order of start(), which must be the same on all ranks. The tensors that it uses belong to it until the
+  /// Work has ended. The thread begins with the first call; a communicator that starts nothing has none. An exception, of the
+  /// library or of the operation's own, is kept for the Work; later operations run all the same, and throw the first cause if the
+  /// group has failed.
+  /// @throws Error(argument) if `operation` is empty or start is called inside an operation; Error(local) if there is no thread to
+  /// be had: the group is failed then, as the others would wait
+  [[nodiscard]] Work start(std::function<void()> operation);
 
   /// Ends the group on all ranks: their waits throw Error(local) that names this rank and `reason`. Any thread.
   void abort(const std::string& reason) noexcept;

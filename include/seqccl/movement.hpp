@@ -24,6 +24,9 @@ SEQCCL_BEGIN
 ///     Ring          the same keys, one rank's block after the other, while the next block travels
 ///     StateScan     the state that enters each of my runs of tokens
 ///
+/// In headers of their own: SequenceGather, DimensionSwitch and HaloExchange. Where one process has a whole tensor, Partition::shard
+/// and Partition::unshard copy a rank's tokens out of it and back.
+///
 /// Rules as Attention: every object works on one communicator, which must outlive it; constructors do not communicate; all ranks
 /// make the same calls in the same order. A call returns when its results are there: handles for calls in flight come later and
 /// are not there. Plans are recorded at the first use and kept. Tensors may have any strides with a contiguous last axis; a

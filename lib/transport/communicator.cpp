@@ -11,9 +11,11 @@
 #include <new>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "threads/transport.hpp"
 #include "usable_cores.hpp"
+#include "work_queue.hpp"
 
 SEQCCL_BEGIN
 namespace {
@@ -50,20 +52,36 @@ struct Communicator::State {
   std::chrono::nanoseconds timeout = std::chrono::minutes(10);
   Topology topology;
   int num_threads = 1;
+  WorkQueue works;
+
+  /// While started operations go on, only they may use the communicator.
+  void require_idle(const char* who) const {
+    const int unfinished = works.num_unfinished();
+    if (unfinished == 0 || works.is_this_thread()) return;
+    throw Error(ErrorKind::argument,
+                fmt::format("{}: {} started operations have not ended; wait for them, or start this one too", who, unfinished));
+  }
 };
 
 Communicator::Communicator(std::unique_ptr<Transport> transport, int ranks_on_host) : state_(std::make_unique<State>()) {
   state_->transport = std::move(transport);
   state_->num_threads = default_num_threads(ranks_on_host);
 }
-Communicator::~Communicator() = default;
+Communicator::~Communicator() {
+  if (state_) state_->works.finish();  // while state_ is still there for what they call
+}
 Communicator::Communicator(Communicator&&) noexcept = default;
-Communicator& Communicator::operator=(Communicator&&) noexcept = default;
+Communicator& Communicator::operator=(Communicator&& other) noexcept {
+  if (state_) state_->works.finish();
+  state_ = std::move(other.state_);
+  return *this;
+}
 
 Rank Communicator::rank() const noexcept { return state_->transport->rank(); }
 int Communicator::size() const noexcept { return state_->transport->num_ranks(); }
 
 void Communicator::set_timeout(std::chrono::nanoseconds timeout) {
+  state_->require_idle("Communicator::set_timeout");
   if (timeout.count() <= 0) {
     throw Error(ErrorKind::argument, fmt::format("Communicator::set_timeout: timeout is {} ns, want more than 0", timeout.count()));
   }
@@ -73,6 +91,7 @@ void Communicator::set_timeout(std::chrono::nanoseconds timeout) {
 std::chrono::nanoseconds Communicator::timeout() const noexcept { return state_->timeout; }
 
 void Communicator::set_topology(Topology topology) {
+  state_->require_idle("Communicator::set_topology");
   if (!topology.node.empty() && static_cast<int>(topology.node.size()) != size()) {
     throw Error(ErrorKind::argument,
                 fmt::format("Communicator::set_topology: topology names {} ranks, want {}, or none", topology.node.size(), size()));
@@ -82,6 +101,7 @@ void Communicator::set_topology(Topology topology) {
 const Topology& Communicator::topology() const noexcept { return state_->topology; }
 
 void Communicator::set_num_threads(int num_threads) {
+  state_->require_idle("Communicator::set_num_threads");
   if (num_threads < 1) {
     throw Error(ErrorKind::argument, fmt::format("Communicator::set_num_threads: num_threads is {}, want at least 1", num_threads));
   }
@@ -90,6 +110,19 @@ void Communicator::set_num_threads(int num_threads) {
 int Communicator::num_threads() const noexcept { return state_->num_threads; }
 
 Buffer Communicator::allocate(std::size_t num_bytes) { return Buffer(num_bytes); }
+
+Work Communicator::start(std::function<void()> operation) {
+  if (!operation) throw Error(ErrorKind::argument, "Communicator::start: operation is empty, want a function");
+  if (state_->works.is_this_thread())
+    throw Error(ErrorKind::argument, "Communicator::start: called inside a started operation, which it would have to wait for");
+  try {
+    return state_->works.start(std::move(operation));
+  } catch (const std::exception& why) {  // the peers start theirs: without this rank they would wait for their whole timeout
+    const Error error(ErrorKind::local, fmt::format("rank {} of {}: cannot start an operation: {}", rank(), size(), why.what()), {rank()});
+    state_->transport->abort(error);
+    throw error;
+  }
+}
 
 void Communicator::abort(const std::string& reason) noexcept {
   try {
@@ -105,6 +138,7 @@ std::vector<std::uint64_t> Communicator::received_messages() const { return stat
 Transport& Communicator::transport() noexcept { return *state_->transport; }
 
 std::byte* Communicator::arena(std::size_t num_bytes) {
+  state_->require_idle("Communicator");
   state_->transport->check();  // the arena of a failed communicator is not handed out again
   if (state_->arena.num_bytes() < num_bytes) {
     state_->arena = Buffer();  // the old one first: both together may not fit
