@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "../head_swap/swap.hpp"
+#include "../common/swap.hpp"
 
 SEQCCL_BEGIN
 namespace collectives {
