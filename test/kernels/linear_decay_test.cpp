@@ -68,7 +68,7 @@ TEST(LinearDecay, EveryRowKeepsItsPrecision) {
         const LinearInputs in = strong_inputs(kind, decay, pattern, 10);
         const LinearResults want = reference_results(in);
         for (const std::vector<std::int64_t>& cuts : {std::vector<std::int64_t>{}, {50, 71}}) {
-          const LinearResults got = kernel_results(in, {.cuts = cuts});
+          const LinearResults got = kernel_results(in, {.cuts = cuts, .local_has_state = !cuts.empty()});
           const std::string what = fmt::format("{}, {} gate, {}, {} runs", name(kind), name(decay), pattern.name, cuts.size() + 1);
           EXPECT_LE(row_error(got.out, want.out), 1e-5) << what;
           EXPECT_LE(row_error(got.dq, want.dq), 1e-5) << what;

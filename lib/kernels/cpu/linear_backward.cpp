@@ -152,7 +152,7 @@ class HeadGradients {
   /// What the bonus adds to dq, dk, dv of a chunk. dq of its first token belongs to the chunk before, which comes next.
   void bonus_backward(std::int64_t count) {
     float weights[chunk_tokens];
-    bonus_weights(q_rows_, k_, bonus_, count, key_dim_, weights);
+    bonus_weights(q_rows_, k_, bonus_, count, key_dim_, keys_, weights);
     for (std::int64_t t = count - 1; t >= 0; --t) {
       const float *q = q_rows_ + t * key_dim_, *k = k_ + t * key_dim_, *dout = dout_rows_ + t * value_dim_;
       const float s = tile().dot(v_ + t * value_dim_, dout, value_dim_);

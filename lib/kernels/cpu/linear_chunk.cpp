@@ -44,11 +44,11 @@ void pack_readers(const ConstTensorView& x, std::int64_t batch, std::int64_t hea
   std::fill(to + rows * dim, to + (count + shift) * dim, 0.0f);
 }
 
-void bonus_weights(const float* q, const float* k, const float* bonus, std::int64_t count, std::int64_t key_dim, float* weights) {
+void bonus_weights(const float* q, const float* k, const float* bonus, std::int64_t count, std::int64_t key_dim, float* scratch,
+                   float* weights) {
   for (std::int64_t t = 0; t < count; ++t, q += key_dim, k += key_dim) {
-    float sum = 0;
-    for (std::int64_t d = 0; d < key_dim; ++d) sum += q[d] * bonus[d] * k[d];
-    weights[t] = sum;
+    for (std::int64_t d = 0; d < key_dim; ++d) scratch[d] = bonus[d] * k[d];
+    weights[t] = tile().dot(q, scratch, key_dim);
   }
 }
 

@@ -96,8 +96,9 @@ class ChunkDecay {
 /// on those of the readers.
 void pack_readers(const ConstTensorView& x, std::int64_t batch, std::int64_t head, std::int64_t first, std::int64_t count,
                   std::int64_t shift, float factor, float* to);
-/// weights_t = sum_d q_td bonus_d k_td.
-void bonus_weights(const float* q, const float* k, const float* bonus, std::int64_t count, std::int64_t key_dim, float* weights);
+/// weights_t = sum_d q_td bonus_d k_td; scratch (Dk).
+void bonus_weights(const float* q, const float* k, const float* bonus, std::int64_t count, std::int64_t key_dim, float* scratch,
+                   float* weights);
 
 /// The reverse of pack_rows: tokens [first, first + count) of one batch and head of x (B, T, H, D), rounded to x's element type.
 void store_tokens(const float* from, const TensorView& x, std::int64_t batch, std::int64_t head, std::int64_t first, std::int64_t count);

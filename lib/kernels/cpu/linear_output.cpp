@@ -39,7 +39,7 @@ void linear_local(const LinearLocalArguments& a) {
     float* state = workspace.take(key_dim * value_dim);  // (Dk, Dv)
     float *rows = workspace.take((chunk_tokens + 1) * key_dim), *q = rows + shift * key_dim, *k = workspace.take(chunk_tokens * key_dim);
     float *v = workspace.take(chunk_tokens * value_dim), *scores = workspace.take(chunk_tokens * chunk_tokens);
-    float weights[chunk_tokens];
+    float *scratch = workspace.take(key_dim), weights[chunk_tokens];
     load_state(a.state, b, h, key_dim, value_dim, state);
     for (std::int64_t first = 0; first < tokens; first += chunk_tokens) {
       const std::int64_t count = std::min(chunk_tokens, tokens - first), readers = num_readers(first, count, tokens, shift);
@@ -49,7 +49,7 @@ void linear_local(const LinearLocalArguments& a) {
       pack_rows(a.k, b, h, first, count, 1, k);
       pack_rows(a.v, b, h, first, count, 1, v);
 
-      if (a.bonus) bonus_weights(rows, k, row_at<float>(a.bonus, b, first, h), count, key_dim, weights);
+      if (a.bonus) bonus_weights(rows, k, row_at<float>(a.bonus, b, first, h), count, key_dim, scratch, weights);
       if (a.bonus && first == 0) {
         tile().gemm(1, value_dim, key_dim, rows, key_dim, 1, state, value_dim, row_at(a.out, b, 0, h), a.out.stride(1), false);
       }
