@@ -10,9 +10,23 @@
 SEQCCL_BEGIN
 
 const char* name(const Op& op) noexcept {
-  constexpr const char* names[] = {
-      "attend",     "merge",        "row dot",      "attend backward",         "sink gradient",   "copy",  "add", "zero", "linear summary",
-      "state step", "linear local", "linear enter", "linear summary backward", "linear backward", "custom"};
+  constexpr const char* names[] = {"attend",
+                                   "merge",
+                                   "row dot",
+                                   "attend backward",
+                                   "sink gradient",
+                                   "copy",
+                                   "add",
+                                   "zero",
+                                   "linear summary",
+                                   "state step",
+                                   "take columns",
+                                   "put columns",
+                                   "linear local",
+                                   "linear enter",
+                                   "linear summary backward",
+                                   "linear backward",
+                                   "custom"};
   static_assert(std::size(names) == std::variant_size_v<Op>);
   return names[op.index()];
 }
