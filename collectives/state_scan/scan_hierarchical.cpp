@@ -13,7 +13,7 @@ namespace {
 /// Consecutive runs of one document on one node, and the ranks that have them.
 struct VirtualNode {
   Places runs;
-  std::vector<Rank> ranks{};
+  std::vector<Rank> ranks{};  // ascending: a node that comes twice (zigzag) has the same workers both times
 
   /// The rank that works on block b of the columns.
   [[nodiscard]] Rank worker(int b, int num_blocks) const {
@@ -28,7 +28,8 @@ std::vector<VirtualNode> virtual_nodes(std::span<const Run> order, const Places&
     if (v == document.first || owner / ranks_per_node != order[v - 1].owner / ranks_per_node) nodes.push_back({{v, v}});
     VirtualNode& node = nodes.back();
     node.runs.end = v + 1;
-    if (std::find(node.ranks.begin(), node.ranks.end(), owner) == node.ranks.end()) node.ranks.push_back(owner);
+    const auto at = std::lower_bound(node.ranks.begin(), node.ranks.end(), owner);
+    if (at == node.ranks.end() || *at != owner) node.ranks.insert(at, owner);
   }
   return nodes;
 }

@@ -121,8 +121,9 @@ class Outputs {
     const bool by_key = what == What::dk || what == What::dv, is_zero = fragment.what == What::zero;
     if (fragment.rows.end() > partition.tokens_on(schedule_->rank))
       return problem(fmt::format("it has rows beyond the rank's {} tokens", partition.tokens_on(schedule_->rank)));
-    const bool made_by_one_op = what == What::dlog_decay || what == What::dbeta;  // linear attention
-    if (is_zero ? what == What::lse || made_by_one_op : fragment.what != what) return problem(fmt::format("it is {}", describe(fragment)));
+    const bool made_by_one_op = what == What::dlog_decay || what == What::dbeta;                  // linear attention
+    const bool may_be_zero = what != What::lse && !made_by_one_op && run_.claim.mask != nullptr;  // no visible pair
+    if (is_zero ? !may_be_zero : fragment.what != what) return problem(fmt::format("it is {}", describe(fragment)));
     const std::int64_t limit = by_key ? run_.claim.kv_heads : run_.claim.q_heads;
     for (const Piece& piece : partition.pieces(schedule_->rank, fragment.rows, fragment.rows.first)) {
       Fragment part = clip(fragment, {piece.row, piece.tokens.count}, fragment.head_first, fragment.num_heads);
