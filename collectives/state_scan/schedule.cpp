@@ -148,7 +148,7 @@ Schedule linear_backward(const LinearSpec& spec, Rank rank, const RecordOptions&
         op.dbeta = layer.of(dbeta, run);
         op.dbonus = dbonus;
         op.scale = spec.scale;
-        op.add_constant = !is_first;
+        op.add_constant = !is_first && (layer.is_constant() || layer.has_bonus());
         is_first = false;
         plan.compute(op, rank);
       });
