@@ -42,6 +42,9 @@ struct OpRunner {
     TensorView result = view(block);
     if (!result.data) return {};
     const TensorView like = view(tokens);
+    const Slot& slot = memory.schedule().slots[block.slot];
+    if (slot.batch == 1 && slot.tokens == 1)
+      result.geometry.strides[0] = result.geometry.strides[1] = 0;  // one per head, so to the kernels
     for (const int axis : {0, 1}) {
       if (result.extent(axis) == like.extent(axis)) continue;
       if (result.extent(axis) != 1) {

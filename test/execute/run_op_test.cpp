@@ -151,6 +151,43 @@ TEST(RunOp, ALinearLayerEqualsTheReferenceForEveryKindAndDecay) {
   }
 }
 
+TEST(RunOp, SharesOfAConstantDecayAreAddedAndThoseOfAGateAreNot) {
+  // two runs of one token: dlog_decay of a gate is one row each, that of a constant is one number for both
+  for (const bool constant : {true, false}) {
+    const LinearInputs in = linear_inputs({1, 2, 2, 4, 3}, constant ? Decay::constant : Decay::scalar, DType::f32, 810);
+    const Recorder::Shape keys{1, 2, 2, 4}, values{1, 2, 2, 3}, states{1, 1, 2, 12}, logs{1, constant ? 1 : 2, 2, 1};
+    Desk desk;
+    const Block q = desk.put(in.q, keys), k = desk.put(in.k, keys), v = desk.put(in.v, values), dout = desk.put(in.dout, values);
+    const Block state = desk.put(in.state, states), log_decay = desk.put(in.log_decay, logs);
+    const Block dq = desk.space(keys), dk = desk.space(keys), dv = desk.space(values), dlog_decay = desk.space(logs),
+                alone = desk.space(logs);
+    const auto backward = [&](std::int64_t token, const Block& into, bool add) {
+      const auto row = [&](const Block& block) { return block.tokens(token, 1); };
+      desk.plan.compute(LinearBackward{.q = row(q),
+                                       .k = row(k),
+                                       .v = row(v),
+                                       .log_decay = constant ? log_decay : row(log_decay),
+                                       .dout = row(dout),
+                                       .state = state,
+                                       .dq = row(dq),
+                                       .dk = row(dk),
+                                       .dv = row(dv),
+                                       .dlog_decay = constant ? into : row(into),
+                                       .add_constant = add});
+    };
+    backward(0, dlog_decay, false);
+    backward(1, dlog_decay, true);
+    backward(0, alone, false);
+    if (!constant) backward(1, alone, false);
+    desk.run();
+    const HostTensor sum = desk.get(dlog_decay, in.log_decay), first = desk.get(alone, in.log_decay);
+    for (std::int64_t i = 0; i < sum.size(); ++i) {
+      EXPECT_NE(first.get(i), 0);
+      EXPECT_EQ(sum.get(i) == first.get(i), !constant) << i << ": " << sum.get(i);
+    }
+  }
+}
+
 TEST(RunOp, ATransitionStepsColumnsAndTransitions) {
   // a state goes through two transitions: at once, in blocks of columns, and after the transitions were composed
   constexpr std::int64_t batch = 2, heads = 3, key_dim = 9, value_dim = 7;

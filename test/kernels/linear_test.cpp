@@ -52,6 +52,10 @@ TEST(Linear, ARunCutAtAnyTokenGivesTheWhole) {
                      fmt::format("{}, cut before {}", describe(in), cut));
       }
       expect_close(kernel_results(in, {.cuts = {3, 3, 20, 69}}), want, plain, describe(in) + ", five runs, one of them empty");
+      // runs of one token of one batch, which look like one number per head
+      const LinearInputs one = linear_inputs({1, 5, 2, 5, 3}, decay, DType::f32, 201, DType::f32, kind);
+      expect_close(kernel_results(one, {.cuts = {1, 2, 3, 4}}), reference_results(one), reference_results(one, true),
+                   describe(one) + ", token by token");
     }
   }
 }

@@ -269,11 +269,7 @@ void linear_backward(const LinearBackwardArguments& a) {
   check_view(who, "dk", a.dk, batch, tokens, heads, key_dim, false);
   check_view(who, "dv", a.dv, batch, tokens, heads, value_dim, false);
 
-  // NOTE: one token of one batch has the extents of a constant decay; strides of 0 or the wish to add tell them apart, and
-  // without either both mean the same.
-  const bool one_number = a.dlog_decay && a.dlog_decay.extent(0) == 1 && a.dlog_decay.extent(1) == 1;
-  const bool repeats = a.log_decay && a.log_decay.stride(0) == 0 && a.log_decay.stride(1) == 0;
-  const bool constant = one_number && (repeats || batch != 1 || tokens != 1 || a.add_constant);
+  const bool constant = a.dlog_decay && is_constant(a.log_decay, a.dlog_decay, batch, tokens);
   if (a.dlog_decay && constant) check_view(who, "dlog_decay", a.dlog_decay, 1, 1, heads, 1, true);
   if (a.dlog_decay && !constant) {
     check_view(who, "dlog_decay", a.dlog_decay, batch, tokens, heads, a.log_decay ? a.log_decay.extent(3) : a.dlog_decay.extent(3), true);

@@ -144,5 +144,10 @@ void check_log_decay(const char* who, const ConstTensorView& log_decay, std::int
   check_view(who, "log_decay", log_decay, batch, tokens, heads, scalar ? 1 : key_dim, true);
 }
 
+bool is_constant(const ConstTensorView& log_decay, const ConstTensorView& dlog_decay, std::int64_t batch, std::int64_t tokens) {
+  if (dlog_decay.extent(0) != 1 || dlog_decay.extent(1) != 1) return false;
+  return batch != 1 || tokens != 1 || (log_decay && log_decay.stride(0) == 0 && log_decay.stride(1) == 0);
+}
+
 }  // namespace cpu::linear
 SEQCCL_END

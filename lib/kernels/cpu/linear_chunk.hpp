@@ -133,5 +133,10 @@ void check_bonus(const char* who, const ConstTensorView& bonus, std::int64_t bat
 void check_log_decay(const char* who, const ConstTensorView& log_decay, std::int64_t batch, std::int64_t tokens, std::int64_t heads,
                      std::int64_t key_dim);
 
+/// Is dlog_decay one number per head, summed over batch and tokens? One token of one batch has the same extents: there strides of 0 tell
+/// a constant decay, whose share may be added to others, from a gate, which has one run.
+[[nodiscard]] bool is_constant(const ConstTensorView& log_decay, const ConstTensorView& dlog_decay, std::int64_t batch,
+                               std::int64_t tokens);
+
 }  // namespace cpu::linear
 SEQCCL_END
