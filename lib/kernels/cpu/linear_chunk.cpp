@@ -145,7 +145,7 @@ void check_log_decay(const char* who, const ConstTensorView& log_decay, std::int
 }
 
 bool is_constant(const ConstTensorView& log_decay, const ConstTensorView& dlog_decay, std::int64_t batch, std::int64_t tokens) {
-  if (dlog_decay.extent(0) != 1 || dlog_decay.extent(1) != 1) return false;
+  if (dlog_decay.extent(0) != 1 || dlog_decay.extent(1) != 1 || dlog_decay.extent(3) != 1) return false;
   return batch != 1 || tokens != 1 || (log_decay && log_decay.stride(0) == 0 && log_decay.stride(1) == 0);
 }
 
