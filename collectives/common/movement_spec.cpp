@@ -72,8 +72,8 @@ void validate(const KvSpec& spec, int num_ranks) {
 std::string StateScanSpec::describe() const {
   return fmt::format(
       "operation = state scan\ndecay = {}\nscan = {}\nbatch = {}\nheads = {}\nkey_dim = {}\nvalue_dim = {}\npartition = {}\nreverse = {}\n"
-      "initial = {}\n",
-      name(decay), name(scan), batch, heads, key_dim, value_dim, partition.describe(), reverse, initial);
+      "initial = {}\ncolumn_blocks = {}\nranks_per_node = {}\n",
+      name(decay), name(scan), batch, heads, key_dim, value_dim, partition.describe(), reverse, initial, column_blocks, ranks_per_node);
 }
 
 void validate(const StateScanSpec& spec, int num_ranks) {
@@ -81,10 +81,10 @@ void validate(const StateScanSpec& spec, int num_ranks) {
   check_extents(who, {{"batch", spec.batch}, {"heads", spec.heads}, {"key_dim", spec.key_dim}, {"value_dim", spec.value_dim}},
                 spec.partition, num_ranks);
   check_heads(who, "heads", spec.heads);
-  if (!spec.partition.has_contiguous_segments())
-    throw refuse(who,
-                 "partition is striped: neighbouring tokens lie on different ranks, so there are no runs to scan over; "
-                 "use contiguous, zigzag or uneven");
+  if (is_delta(spec.decay))
+    check_extents(who, {{"batch", spec.batch}, {"heads", spec.heads}, {"key_dim", spec.key_dim}, {"key_dim", spec.key_dim}}, spec.partition,
+                  num_ranks);
+  collectives::check_scan(who, spec.scan, spec.column_blocks, spec.value_dim, spec.ranks_per_node, spec.partition);
 }
 
 std::string SequenceGatherSpec::describe() const {

@@ -1,4 +1,4 @@
-// spec.cpp - checks of specs, their canonical texts, and the names of methods, kinds and scans.
+// spec.cpp - checks of the softmax spec, its canonical text, and the names of methods.
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
@@ -27,24 +27,7 @@ void check_sizes(const char* who, std::span<const std::pair<const char*, std::in
 
 }  // namespace collectives
 
-using collectives::check_sizes, collectives::refuse;
-
-namespace {
-
-template <class Value, std::size_t count>
-Value from_name(const std::string& text, const char* who, const std::array<Value, count>& values,
-                std::initializer_list<const char*> later) {
-  std::string known;
-  for (const Value value : values) {
-    if (text == name(value)) return value;
-    known += (known.empty() ? "" : ", ") + std::string(name(value));
-  }
-  for (const char* planned : later)
-    if (text == planned) throw refuse(who, fmt::format("'{}' is not in this version yet; there are: {}", text, known));
-  throw refuse(who, fmt::format("'{}' is not known; there are: {}", text, known));
-}
-
-}  // namespace
+using collectives::check_sizes, collectives::from_name, collectives::refuse;
 
 const char* name(Method method) noexcept {
   constexpr const char* names[] = {"automatic", "ring",       "bidirectional_ring", "kv_all_gather",
@@ -86,21 +69,6 @@ void choose_method(AttentionSpec& spec, const std::string& text, const Topology&
   } else {
     spec.method = method_from_name(text);
   }
-}
-
-const char* name(LinearKind kind) noexcept {
-  constexpr const char* names[] = {"basic", "constant_decay", "scalar_gate", "vector_gate"};
-  return names[static_cast<int>(kind)];
-}
-LinearKind linear_kind_from_name(const std::string& text) {
-  return from_name(text, "kind",
-                   std::array{LinearKind::basic, LinearKind::constant_decay, LinearKind::scalar_gate, LinearKind::vector_gate},
-                   {"delta", "gated_delta", "kda", "rwkv6"});
-}
-
-const char* name(Scan scan) noexcept { return scan == Scan::all_gather ? "all_gather" : "chain"; }
-Scan scan_from_name(const std::string& text) {
-  return from_name(text, "scan", std::array{Scan::all_gather, Scan::chain}, {"pipelined_chain", "doubling", "hierarchical"});
 }
 
 float AttentionSpec::scale_or_default() const noexcept {
@@ -180,35 +148,6 @@ void validate(const AttentionSpec& spec, int num_ranks) {
     throw refuse(who, fmt::format("softcap is {}, want 0 (none) or a positive number", spec.softcap));
   check_choices(spec, num_ranks);
   (void)spec.mask.bind(spec.partition.num_tokens(), spec.batch);  // throws if documents do not fit
-}
-
-std::string LinearSpec::describe() const {
-  return fmt::format(
-      "operation = linear attention\nkind = {}\nscan = {}\nbatch = {}\nheads = {}\nhead_dim = {}\nv_head_dim = {}\ndtype = {}\n"
-      "partition = {}\nscale = {}\nstate_in = {}\nstate_out = {}\n",
-      name(kind), name(scan), batch, heads, head_dim, dim_v(), name(dtype), partition.describe(), scale, state_in, state_out);
-}
-
-void validate(const LinearSpec& spec, int num_ranks) {
-  const char* who = "LinearSpec";
-  check_sizes(who, {{"batch", spec.batch},
-                    {"heads", spec.heads},
-                    {"head_dim", spec.head_dim},
-                    {"v_head_dim", spec.dim_v()},
-                    {"num_tokens", spec.partition.num_tokens()}});
-  if (spec.batch < 1) throw refuse(who, fmt::format("batch is {}, want 1 or more", spec.batch));
-  if (spec.heads < 1 || spec.heads > std::numeric_limits<std::int32_t>::max())
-    throw refuse(who, fmt::format("heads is {}, want 1 to 2^31 - 1", spec.heads));
-  if (spec.head_dim < 1) throw refuse(who, fmt::format("head_dim is {}, want 1 or more", spec.head_dim));
-  if (spec.dim_v() < 1) throw refuse(who, fmt::format("v_head_dim is {}, want 1 or more", spec.v_head_dim));
-  if (spec.dtype == DType::f64) throw refuse(who, "dtype is f64, want f32, f16 or bf16");
-  if (!std::isfinite(spec.scale)) throw refuse(who, fmt::format("scale is {}, want a finite number", spec.scale));
-  if (spec.partition.num_ranks() != num_ranks)
-    throw refuse(who, fmt::format("partition is over {} ranks, want {} as the communicator has", spec.partition.num_ranks(), num_ranks));
-  if (!spec.partition.has_contiguous_segments())
-    throw refuse(who,
-                 "partition is striped: neighbouring tokens lie on different ranks, so there are no runs to scan over; "
-                 "use contiguous, zigzag or uneven");
 }
 
 SEQCCL_END

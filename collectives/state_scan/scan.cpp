@@ -1,141 +1,126 @@
-// scan.cpp - the scan algorithms: all_gather (one round) and chain (P - 1 rounds of one state).
+// scan.cpp - what the scans share: summaries, steps, messages, and the order of local work.
 // SPDX-License-Identifier: Apache-2.0
 #include "scan.hpp"
 
-#include <algorithm>
 #include <utility>
 
 SEQCCL_BEGIN
 namespace collectives {
 
-std::vector<Run> runs_of(const Partition& partition) {
-  std::vector<Run> runs;
-  for (Rank owner = 0; owner < partition.num_ranks(); ++owner) {
-    std::int64_t index = 0, local = 0;
-    for (const Segment& segment : partition.segments(owner)) {
-      runs.push_back({owner, index++, local, segment.count, segment.first});
-      local += segment.count;
-    }
-  }
-  std::sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) { return a.first < b.first; });
-  return runs;
+ScanRecorder::ScanRecorder(Recorder& plan, std::vector<Run> order, const Setup& setup)
+    : plan_(plan),
+      states_{plan, setup.batch, setup.heads, setup.key_dim, setup.value_dim},
+      order_(std::move(order)),
+      documents_(documents_of(order_)),
+      setup_(setup),
+      transition_size_(is_delta(setup.kind) ? setup.key_dim * setup.key_dim : decay_size(setup.kind, setup.key_dim)),
+      summaries_(order_.size()) {
+  for (std::size_t v = 0; v < order_.size(); ++v) summaries_[v].length = order_[v].count;
 }
 
-Block ScanRecorder::scratch_state() { return plan_.scratch(f32, {setup_.batch, 1, setup_.heads, setup_.state_size}); }
+bool ScanRecorder::wants_summary(std::size_t v) const {
+  return !order_[v].closes_document || (v + 1 == order_.size() && setup_.leaving.present());
+}
+
+bool ScanRecorder::wants_transition(std::size_t v) const {
+  if (transition_size_ == 0 || !wants_summary(v)) return false;
+  return !order_[v].opens_document || (v == 0 && setup_.initial.present());
+}
 
 Summary ScanRecorder::summary(std::size_t v) {
-  summaries_.resize(order_.size());
-  Summary& summary = summaries_[v];
-  if (!summary.update.present()) {
-    summary.update = scratch_state();
-    if (setup_.log_sum_size != 0) summary.log_sum = plan_.scratch(f32, {setup_.batch, 1, setup_.heads, setup_.log_sum_size});
-  }
-  return summary;
+  summaries_[v].update = states_.scratch();
+  if (wants_transition(v)) summaries_[v].transition = plan_.scratch(f32, transition_shape());
+  return summaries_[v];
 }
 
-void ScanRecorder::give(std::size_t v, const Summary& summary) {
-  summaries_.resize(order_.size());
-  summaries_[v] = summary;
+void ScanRecorder::give(std::size_t v, const Block& transition, const Block& update) {
+  summaries_[v].update = update;
+  if (wants_transition(v)) summaries_[v].transition = transition;
 }
 
-void ScanRecorder::step(std::size_t v, const Block& state) {
-  StateStep op{.log_sum = summaries_[v].log_sum, .update = summaries_[v].update, .state = state};
-  if (setup_.constant.present()) {
-    op.log_sum = setup_.constant;
-    op.repeat = order_[v].count;
-  }
-  plan_.compute(op, order_[v].owner);
-}
-
-// Every run goes to the ranks that own a later run.
-void ScanRecorder::exchange(Scan scan) {
-  summaries_.resize(order_.size());
-  if (order_.empty()) return;
-  if (mine(0) && setup_.initial.present()) {  // fold the initial state into the first update
-    const Block folded = scratch_state();
-    plan_.compute(Copy{setup_.initial, folded});
-    step(0, folded);
+void ScanRecorder::record(Scan scan, std::function<void()> local_work, Enter enter) {
+  local_work_ = std::move(local_work);
+  enter_ = std::move(enter);
+  if (!order_.empty() && mine(0) && setup_.initial.present() && wants_summary(0)) {  // fold the initial state into the first update
+    const Block folded = copy_of(setup_.initial);
+    step(summaries_[0], folded);
     summaries_[0].update = folded;
   }
-  if (scan == Scan::chain) return;
-
-  std::vector<std::size_t> last_of(plan_.num_ranks(), 0);  // place of each rank's last run
-  for (std::size_t v = 0; v < order_.size(); ++v) last_of[order_[v].owner] = v;
-  std::vector<Transfer> sends, receives;
-  for (std::size_t v = 0; v + 1 < order_.size(); ++v) {
-    const bool travels_log_sum = setup_.log_sum_size != 0 && v > 0;
-    if (mine(v)) {
-      // In the order of the scan: ranks then receive from one peer after the other, not all from the same one.
-      for (std::size_t later = v + 1; later < order_.size(); ++later) {
-        const Rank to = order_[later].owner;
-        if (to == plan_.rank() || last_of[to] != later) continue;  // once per rank: at its last run
-        sends.push_back({to, summaries_[v].update});
-        if (travels_log_sum) sends.push_back({to, summaries_[v].log_sum});
-      }
-    } else if (last_of[plan_.rank()] > v) {
-      summaries_[v].update = scratch_state();
-      receives.push_back({order_[v].owner, summaries_[v].update});
-      if (!travels_log_sum) continue;
-      summaries_[v].log_sum = plan_.scratch(f32, {setup_.batch, 1, setup_.heads, setup_.log_sum_size});
-      receives.push_back({order_[v].owner, summaries_[v].log_sum});
-    }
+  switch (scan) {
+    case Scan::all_gather:
+      record_all_gather();
+      break;
+    case Scan::chain:
+      record_chain(1);
+      break;
+    case Scan::pipelined_chain:
+      record_chain(setup_.column_blocks);
+      break;
+    case Scan::doubling:
+      record_doubling();
+      break;
+    case Scan::hierarchical:
+      record_hierarchical();
+      break;
   }
-  plan_.exchange(std::move(sends), std::move(receives));
+  work_locally();
 }
 
-void ScanRecorder::finish(Scan scan, const std::function<void(std::size_t, const Block&)>& enter, const Block& leaving) {
-  if (scan == Scan::all_gather)
-    finish_gathered(enter, leaving);
-  else
-    finish_chain(enter, leaving);
+Block ScanRecorder::move(Round& round, Rank from, Rank to, const Block& source, const Recorder::Shape& shape) {
+  if (from == plan_.rank() && to == plan_.rank()) return source;
+  if (from == plan_.rank()) round.sends.push_back({to, source});
+  if (to != plan_.rank()) return {};
+  const Block arriving = plan_.scratch(f32, shape);
+  round.receives.push_back({from, arriving});
+  return arriving;
 }
 
-void ScanRecorder::finish_gathered(const std::function<void(std::size_t, const Block&)>& enter, const Block& leaving) {
-  std::size_t end = 0;  // one past my last run
+void ScanRecorder::exchange(Round round) {
+  plan_.exchange(std::move(round.sends), std::move(round.receives));
+  work_locally();
+}
+
+void ScanRecorder::work_locally() {
+  if (std::exchange(has_worked_, true)) return;
+  local_work_();
   for (std::size_t v = 0; v < order_.size(); ++v)
-    if (mine(v)) end = v + 1;
-  Block state;
-  for (std::size_t v = 0; v < end; ++v) {
-    const bool is_last = v + 1 == order_.size();
-    if (mine(v)) enter(v, v == 0 ? setup_.initial : state);
-    if (v + 1 == end && !(is_last && leaving.present())) break;
-    if (v == 0) {
-      state = scratch_state();
-      plan_.compute(Copy{summaries_[0].update, state}, order_[0].owner);
-    } else {
-      step(v, state);
-    }
-    if (is_last) plan_.compute(Copy{state, leaving});
-  }
+    if (mine(v) && order_[v].opens_document) enter(v, v == 0 ? setup_.initial : Block{});
 }
 
-// Receive, hand over, step, send: only `step` lies between two hops.
-void ScanRecorder::finish_chain(const std::function<void(std::size_t, const Block&)>& enter, const Block& leaving) {
-  Block state;  // what entered my present run, then what leaves it
-  for (std::size_t v = 0; v < order_.size(); ++v) {
-    if (!mine(v)) continue;
-    if (v > 0 && !mine(v - 1)) {
-      state = scratch_state();
-      plan_.exchange({}, {{order_[v - 1].owner, state}}, Lane::comm, Native::none, order_[v - 1].owner);
-    }
-    const bool is_last = v + 1 == order_.size();
-    const Block entering = v == 0 ? setup_.initial : state;
-    if (!is_last || leaving.present()) {
-      const Block next = scratch_state();
-      if (v == 0) {
-        plan_.compute(Copy{summaries_[0].update, next}, plan_.rank());
-      } else {
-        plan_.compute(Copy{state, next}, plan_.rank());
-        step(v, next);
-      }
-      if (is_last)
-        plan_.compute(Copy{next, leaving});
-      else if (!mine(v + 1))
-        plan_.exchange({{order_[v + 1].owner, next}}, {}, Lane::comm, Native::none, order_[v + 1].owner);
-      state = next;
-    }
-    enter(v, entering);
+void ScanRecorder::enter(std::size_t v, const Block& state) {
+  enter_(v, state);
+  if (v + 1 != order_.size() || !setup_.leaving.present()) return;
+  plan_.compute(Copy{order_[v].opens_document ? summaries_[v].update : state, setup_.leaving}, plan_.rank());
+  if (!order_[v].opens_document) step(summaries_[v], setup_.leaving);
+}
+
+void ScanRecorder::step(const Summary& by, const Block& state) {
+  StateStep op{.update = by.update, .state = state};
+  if (is_delta(setup_.kind))
+    op.transition = by.transition;
+  else
+    op.log_sum = by.transition;
+  if (setup_.constant.present()) {
+    op.log_sum = setup_.constant;
+    op.repeat = by.length;
   }
+  plan_.compute(op, plan_.rank());
+}
+
+void ScanRecorder::compose(const Summary& by, const Block& transition) {
+  if (!transition.present()) return;
+  if (is_delta(setup_.kind))
+    plan_.compute(StateStep{.state = transition, .transition = by.transition}, plan_.rank());
+  else
+    plan_.compute(Add{by.transition, transition}, plan_.rank());  // sums of logs
+}
+
+Block ScanRecorder::copy_of(const Block& block) {
+  if (!block.present()) return {};
+  const Slot& slot = plan_.slot(block);
+  const Block copy = plan_.scratch(f32, {slot.batch, block.num_tokens, block.num_heads, slot.dim});
+  plan_.compute(Copy{block, copy}, plan_.rank());
+  return copy;
 }
 
 }  // namespace collectives

@@ -2,71 +2,115 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <vector>
 
-#include "seqccl/collectives.hpp"
+#include "states.hpp"
 
 SEQCCL_BEGIN
 namespace collectives {
 
-/// A contiguous run of tokens: one virtual rank of the scan. A zigzag rank has two.
-struct Run {
-  Rank owner = 0;
-  std::int64_t index = 0;  // which of the owner's runs, in his storage order
-  std::int64_t local = 0;  // first row in the owner's shard
-  std::int64_t count = 0;  // tokens
-  std::int64_t first = 0;  // global position
-};
-/// All runs of a partition in sequence order.
-[[nodiscard]] std::vector<Run> runs_of(const Partition& partition);
-
-/// What a run does to a state: state -> diag(exp(repeat log_sum)) state + update. Blocks of the run's owner only.
+/// What one or more runs in a row do to a state: state -> T state + update. Blocks of one rank.
 struct Summary {
-  Block log_sum;  // absent: the identity
-  Block update;   // (B, 1, H, Dk Dv)
+  Block transition;  // T: log_sum (B, 1, H, 1 | Dk), of delta kinds dense (B, 1, H, Dk Dk); absent: no decay, a constant one, or unknown
+  Block update;      // (B, 1, H, Dk Dv), or some columns of it
+  std::int64_t length = 0;  // tokens: the power of a constant decay
 };
 
 /// Exclusive scan
 /// ==============
 ///
-///     entering(0) = initial or 0,    entering(v + 1) = diag(exp(log_sum_v)) entering(v) + update_v
+///     entering(first run of a document) = 0, of the first document `initial`
+///     entering(next run)                = T(run) entering(run) + update(run)
 ///
-/// over the runs in the order given: sequence order for states, reversed for their gradients. An initial state is folded into
-/// the first update by its owner, so the first log_sum never travels.
+/// over the runs in the order given: sequence order for states, reversed for their gradients. Each document is a scan of its own; all
+/// of them run side by side: round i of every document is one exchange. An initial state is folded into the first update by its
+/// owner, so T of a document's first run never travels.
+///
+/// Each scan_*.cpp has one algorithm: record_<name>.
 class ScanRecorder {
  public:
   struct Setup {
-    std::int64_t batch, heads, state_size;  // state_size = Dk Dv
-    std::int64_t log_sum_size;              // numbers per head that travel with an update: 0 (none or constant), 1 or Dk
-    Block constant;                         // log_decay of a constant decay, else absent
-    Block initial;                          // (B, 1, H, Dk Dv) on the owner of the first run, or absent
+    std::int64_t batch, heads, key_dim, value_dim;
+    LinearKind kind;   // which transitions there are
+    Block constant{};  // log_decay of a constant decay, else absent
+    Block initial{};   // (B, 1, H, Dk Dv) on the owner of the first run, or absent
+    Block leaving{};   // gets the state that leaves the last run; on its owner, or absent
+    int column_blocks = 1;
+    int ranks_per_node = 1;
   };
-  ScanRecorder(Recorder& plan, std::vector<Run> order, Setup setup) : plan_(plan), order_(std::move(order)), setup_(setup) {}
+  ScanRecorder(Recorder& plan, std::vector<Run> order, const Setup& setup);
 
-  /// Where the summary of my run at place v of the order must be written before exchange() is recorded.
+  /// False if nobody asks what run v leaves behind.
+  [[nodiscard]] bool wants_summary(std::size_t v) const;
+  /// Where the summary of my run v must be written before record().
   [[nodiscard]] Summary summary(std::size_t v);
   /// The same for a summary that is already there, in blocks that can be sent.
-  void give(std::size_t v, const Summary& summary);
-  /// all_gather: the one exchange, in flight while the caller records local work. chain: nothing yet.
-  void exchange(Scan scan);
-  /// Calls enter(v, state) for each of my runs in order; `state` is the entering state (B, 1, H, Dk Dv), absent if it is zero.
-  /// `leaving`, if present, gets the state that leaves the last run; on the owner of that run only.
-  void finish(Scan scan, const std::function<void(std::size_t, const Block&)>& enter, const Block& leaving);
+  void give(std::size_t v, const Block& transition, const Block& update);
+
+  /// Calls enter(v, state) for each of my runs; `state` is what enters it, (B, 1, H, Dk Dv), absent if it is zero. local_work records what
+  /// can be done while the first exchange is in flight; runs that open a document are entered right after it.
+  using Enter = std::function<void(std::size_t v, const Block& state)>;
+  void record(Scan scan, std::function<void()> local_work, Enter enter);
 
   [[nodiscard]] const std::vector<Run>& order() const noexcept { return order_; }
   [[nodiscard]] bool mine(std::size_t v) const noexcept { return order_[v].owner == plan_.rank(); }
 
  private:
-  [[nodiscard]] Block scratch_state();
-  /// state <- what run v makes of it.
-  void step(std::size_t v, const Block& state);
-  void finish_gathered(const std::function<void(std::size_t, const Block&)>& enter, const Block& leaving);
-  void finish_chain(const std::function<void(std::size_t, const Block&)>& enter, const Block& leaving);
+  void record_all_gather();
+  void record_chain(int num_blocks);
+  void record_doubling();
+  void record_hierarchical();
+
+  /// Messages of one round.
+  struct Round {
+    std::vector<Transfer> sends, receives;
+  };
+  /// An element of a doubling scan: what some runs in a row do to a state. Its columns are divided into blocks, which may lie on different
+  /// ranks; a rank that has a block has the whole T.
+  struct Element {
+    std::vector<Rank> owner{};    // of each block of columns
+    Block transition{};           // T, on ranks that have a block
+    std::vector<Block> update{};  // per block; absent on other ranks
+    std::int64_t length = 0;      // tokens
+    Block past_transition{};      // of the elements before it, as far as they are known
+    std::vector<Block> past{};    // their update: in the end what enters this element, absent if it opens its document
+    Block sum_transition{};       // of those and this one: what goes on to later elements
+    std::vector<Block> sum{};
+  };
+  /// Finds `past` of all elements of independent sequences. scan_doubling.cpp
+  void double_up(std::vector<std::vector<Element>>& sequences);
+  [[nodiscard]] Element arrive(Round& round, const Element& from, const Element& to, bool with_transition);
+  void absorb(Element& element, const Element& arriving, std::int64_t length, bool goes_on);
+
+  /// What `source` on rank `from` is called on rank `to`: itself, a block that it is received in, or absent elsewhere.
+  [[nodiscard]] Block move(Round& round, Rank from, Rank to, const Block& source, const Recorder::Shape& shape);
+  /// One exchange; the local work follows the first.
+  void exchange(Round round);
+  void work_locally();
+  void enter(std::size_t v, const Block& state);
+
+  /// state <- T state + update.
+  void step(const Summary& by, const Block& state);
+  /// transition <- T transition; nothing if transitions are not written down.
+  void compose(const Summary& by, const Block& transition);
+  [[nodiscard]] Block copy_of(const Block& block);
+  [[nodiscard]] bool wants_transition(std::size_t v) const;
+  [[nodiscard]] Recorder::Shape transition_shape() const { return {states_.batch, 1, states_.heads, transition_size_}; }
+  [[nodiscard]] Recorder::Shape columns_shape(int b, int num_blocks) const {
+    return {states_.batch, 1, states_.heads, states_.key_dim * states_.width(b, num_blocks)};
+  }
 
   Recorder& plan_;
+  States states_;
   std::vector<Run> order_;
+  std::vector<Places> documents_;
   Setup setup_;
-  std::vector<Summary> summaries_;  // per place in the order; scratch where known
+  std::int64_t transition_size_;    // numbers per head: 0 if transitions are not written down
+  std::vector<Summary> summaries_;  // per place in the order
+  std::function<void()> local_work_;
+  Enter enter_;
+  bool has_worked_ = false;
 };
 
 }  // namespace collectives

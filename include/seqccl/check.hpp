@@ -16,6 +16,8 @@ struct Claim {
   const Mask* mask = nullptr;  // softmax: which pairs must be computed, each once
   std::int64_t batch = 1;
   std::int64_t q_heads = 0, kv_heads = 0;
+  const std::vector<std::int64_t>* documents = nullptr;  // linear: lengths, the state is zero where one begins; null: one document
+  bool causal = true;                                    // linear, false: every token reads the sum over its document
 };
 
 struct CheckReport {

@@ -55,36 +55,45 @@ struct AttendBackwardArguments {
   ThreadBudget num_threads = 1;
 };
 
-/// Linear ops. log_decay: absent, (B, T, H, 1) or (B, T, H, Dk) f32; a constant decay comes as (B, T, H, 1) with strides 0 on B, T.
-/// States (B, H, Dk, Dv) f32, log_sum (B, H, 1 or Dk, 1) f32.
+/// Linear ops, see ops.hpp. log_decay: absent, (B, T, H, 1) or (B, T, H, Dk) f32; a constant decay comes as (B, T, H, 1) with strides 0 on
+/// B, T. beta (B, T, H, 1), bonus (B, T, H, Dk) f32 with strides 0 on B, T. States (B, H, Dk, Dv) f32, log_sum (B, H, 1 or Dk, 1) f32,
+/// transition (B, H, Dk, Dk) f32.
 struct LinearSummaryArguments {
   ConstTensorView k, v, log_decay;  // (B, T, H, Dk) (B, T, H, Dv)
   TensorView state, log_sum;
   ThreadBudget num_threads = 1;
+  ConstTensorView beta{};   // delta kinds
+  TensorView transition{};  // delta kinds, optional
 };
 struct StateStepArguments {
   ConstTensorView log_sum, update;  // each optional
   TensorView state;
   float repeat = 1;  // factor on log_sum; 0 leaves the state as it is, even where log_sum is -inf
   ThreadBudget num_threads = 1;
+  ConstTensorView transition{};  // instead of log_sum
 };
 struct LinearLocalArguments {
   ConstTensorView q, k, v, log_decay;
   TensorView out;  // (B, T, H, Dv) f32
   float scale = 1;
   ThreadBudget num_threads = 1;
+  ConstTensorView beta{}, bonus{}, state{};  // state optional: zero
 };
 struct LinearEnterArguments {
   ConstTensorView q, log_decay, state;
   TensorView out;  // (B, T, H, Dv) f32, added to
   float scale = 1;
   ThreadBudget num_threads = 1;
+  bool before = false, transposed = false;
 };
 struct LinearSummaryBackwardArguments {
   ConstTensorView q, dout, log_decay;
   TensorView dstate, log_sum;
   float scale = 1;
   ThreadBudget num_threads = 1;
+  bool before = false;
+  ConstTensorView k{}, beta{};
+  TensorView transition{};
 };
 struct LinearBackwardArguments {
   ConstTensorView q, k, v, log_decay, dout;
@@ -94,6 +103,8 @@ struct LinearBackwardArguments {
   float scale = 1;
   bool add_constant = false;
   ThreadBudget num_threads = 1;
+  ConstTensorView beta{}, bonus{};
+  TensorView dbeta{}, dbonus{};  // (B, T, H, 1), (1, 1, H, Dk) f32
 };
 
 /// A user's own attend kernel. If `accumulates` is false it is only ever asked for fresh results and the recorder adds a merge.
@@ -122,6 +133,9 @@ void linear_local(const LinearLocalArguments& arguments);
 void linear_enter(const LinearEnterArguments& arguments);
 void linear_summary_backward(const LinearSummaryBackwardArguments& arguments);
 void linear_backward(const LinearBackwardArguments& arguments);
+void take_columns(ConstTensorView state, TensorView columns, std::int64_t first,
+                  ThreadBudget num_threads);  // (B, H, Dk, Dv) -> (B, H, Dk, w)
+void put_columns(ConstTensorView columns, TensorView state, std::int64_t first, ThreadBudget num_threads);
 /// "AVX2", "AVX3", "NEON", "SSE4", ...: what the run-time dispatch picked on this machine.
 [[nodiscard]] std::string instruction_set();
 }  // namespace cpu
@@ -147,11 +161,16 @@ struct Linear {
   ConstTensorView q, k, v, log_decay;  // (B, N, H, Dk) (B, N, H, Dk) (B, N, H, Dv)
   ConstTensorView state_in;            // (B, H, Dk, Dv), optional
   double scale = 1;
+  ConstTensorView beta{}, bonus{};  // (B, N, H): delta kinds; (H, Dk): RWKV6
+  std::span<const std::int64_t>
+      documents{};     // lengths, summing to N: the state is zero where a document begins (but the first has state_in)
+  bool causal = true;  // false: every token reads the state that its document leaves (no decay, no state_in)
 };
 /// out (B, N, H, Dv), state_out (B, H, Dk, Dv) optional: the token by token recurrence.
 void linear(const Linear& problem, TensorView out, TensorView state_out, int num_threads = 1);
 struct LinearGradients {
   TensorView dq, dk, dv, dlog_decay, dstate_in;  // dlog_decay as log_decay; it and dstate_in optional
+  TensorView dbeta{}, dbonus{};
 };
 void linear_backward(const Linear& problem, ConstTensorView dout, ConstTensorView dstate_out, const LinearGradients& gradients,
                      int num_threads = 1);

@@ -146,11 +146,13 @@ struct StateScanSpec {
   std::int64_t batch = 1;
   std::int64_t heads = 1;
   std::int64_t key_dim = 0, value_dim = 0;
-  LinearKind decay = LinearKind::basic;  // what log_sums are: absent, (H), (B, R, H, 1) or (B, R, H, Dk)
+  LinearKind decay = LinearKind::basic;  // what log_sums are: absent, (H), (B, R, H, 1), (B, R, H, Dk), delta kinds (B, R, H, Dk, Dk)
   Partition partition;                   // every segment of step 1
   Scan scan = Scan::all_gather;
-  bool reverse = false;  // from the last run to the first: gradients of states
-  bool initial = false;  // a state enters the first run (reverse: the last)
+  bool reverse = false;    // from the last run to the first: gradients of states
+  bool initial = false;    // a state enters the first run (reverse: the last)
+  int column_blocks = 4;   // pipelined_chain: K, at most value_dim
+  int ranks_per_node = 0;  // hierarchical; 0: Mesh::natural of the communicator's topology, without one of the ranks
 
   [[nodiscard]] std::string describe() const;
 };
@@ -159,15 +161,16 @@ void validate(const StateScanSpec& spec, int num_ranks);
 /// Exclusive scan of states over runs of tokens
 /// ============================================
 ///
-///     entering(first run) = initial or 0,      entering(next run) = diag(exp(log_sum)) entering(run) + update
+///     entering(first run) = initial or 0,      entering(next run) = T entering(run) + update
 ///
 /// A run is a segment of the partition, in sequence order (reverse: from the end); this rank has R of them, in its storage order.
-/// `update` is the state that a run leaves if nothing enters it, `log_sum` the sum of the run's log decays. The state that
-/// leaves the last run is not computed; it is one more step from its entering state, on the rank that has it.
+/// `update` is the state that a run leaves if nothing enters it; T is what the run does to a state: diag(exp(log_sum)), the sum of the
+/// run's log decays, or of delta kinds a dense matrix (reverse: its transpose is yours to give). The state that leaves the last run is not
+/// computed; it is one more step from its entering state, on the rank that has it.
 ///
 /// Cost for Scan::all_gather: one exchange; a rank receives one update (B H Dk Dv f32) and one log_sum per run of others that comes
-/// before its last one. Scan::chain: one update per change of rank, one after the other.
-/// Source: LASP-2 (arXiv:2502.07563) and LASP (arXiv:2404.02882).
+/// before its last one. Scan::chain: one update per change of rank, one after the other. The others: see Scan, and for exact counts
+/// collectives/state_scan/notes.md. Sources: LASP-2 (arXiv:2502.07563), LASP (arXiv:2404.02882), ZeCO (arXiv:2507.01004), Kogge and Stone.
 class StateScan {
  public:
   StateScan(Communicator& comm, StateScanSpec spec);
@@ -179,8 +182,8 @@ class StateScan {
   [[nodiscard]] std::int64_t num_runs() const;
 
   /// updates, entering (B, R, H, Dk, Dv), the last two axes contiguous; initial (B, H, Dk, Dv), read only on the rank that has the first
-  /// run (reverse: the last). log_sums (B, R, H, 1 | Dk) natural logs; (H) the log decay of one token if it is constant; absent if there is
-  /// none. All f32.
+  /// run (reverse: the last). log_sums (B, R, H, 1 | Dk) natural logs; (H) the log decay of one token if it is constant; of delta kinds
+  /// the transitions (B, R, H, Dk, Dk), the last two axes contiguous; absent if there is none. All f32.
   void run(ConstTensorView updates, ConstTensorView log_sums, ConstTensorView initial, TensorView entering);
   [[nodiscard]] const StateScanSpec& spec() const noexcept;
 

@@ -136,62 +136,101 @@ struct Zero {
   auto operands() const { return std::tie(to); }
 };
 
-// --- Linear attention.  S_t = diag(exp(log_decay_t)) S_(t-1) + k_t v_t^T,  o_t = scale S_t^T q_t. ----------------------
-// A state block has one "token" per state and Dk * Dv numbers, row-major (Dk, Dv). `log_decay` is absent (no decay),
-// (1, 1, H, 1) constant per head, (B, T, H, 1) scalar gate or (B, T, H, Dk) vector gate. A log_sum block has one "token" per
-// state and 1 or Dk numbers: the sum of log_decay over the run.
+// --- Linear attention.  S_t = A_t S_(t-1) + B_t,  o_t = scale S_t^T q_t. ------------------------------------------------------
+// A state block has one "token" per state and Dk * Dv numbers, row-major (Dk, Dv). Which operands are there tells the kind:
+//
+//     log_decay  absent (no decay), (1, 1, H, 1) constant per head, (B, T, H, 1) scalar gate, (B, T, H, Dk) vector gate
+//     beta       (B, T, H, 1) f32: delta kinds, A_t = (I - beta_t k_t k_t^T) diag(exp(log_decay_t)), B_t = beta_t k_t v_t^T
+//     bonus      (1, 1, H, Dk) f32: RWKV6, the token reads S_(t-1) and a bonus on itself, see LinearLocal
+//
+// Without beta B_t = k_t v_t^T and A_t = diag(exp(log_decay_t)). What a run of tokens does to a state S is T S + E: T is known by
+// `log_sum`, (B, 1, H, 1 | Dk): T = diag(exp(log_sum)), the sum of log_decay over the run, or for delta kinds by `transition`,
+// (B, 1, H, Dk Dk), the dense matrix, row-major.
 
-/// state = leaving state of a run of tokens that is entered with zero; log_sum = sum of its log decays.
+/// state = E: leaving state of a run of tokens that is entered with zero; log_sum or transition = T. log_sum is absent if there is no
+/// decay or a constant one; transition (delta kinds) is absent where nobody needs it (chain).
 struct LinearSummary {
   In k, v, log_decay;
-  Out state, log_sum;  // (B, 1, H, Dk Dv) (B, 1, H, 1 or Dk), f32; log_sum absent if there is no decay
-  auto operands() const { return std::tie(k, v, log_decay, state, log_sum); }
+  Out state, log_sum;  // (B, 1, H, Dk Dv) (B, 1, H, 1 | Dk), f32
+  In beta;
+  Out transition;  // (B, 1, H, Dk Dk), f32
+  auto operands() const { return std::tie(k, v, log_decay, state, log_sum, beta, transition); }
 };
 
-/// state <- diag(exp(repeat log_sum)) state + update. log_sum absent: the identity. Update absent: zero. A constant decay passes
-/// its log_decay (1, 1, H, 1) as log_sum and the length of the run as `repeat`.
+/// state <- T state + update, T = transition or diag(exp(repeat log_sum)). Both absent: the identity. Update absent: zero. A constant
+/// decay passes its log_decay (1, 1, H, 1) as log_sum and the length of the run as `repeat`. `state` has any number of columns: (Dk, Dv),
+/// some columns of that, or another transition (Dk, Dk), which it composes.
 struct StateStep {
   In log_sum, update;
   InOut state;
   std::int64_t repeat = 1;
-  auto operands() const { return std::tie(log_sum, update, state); }
+  In transition;
+  auto operands() const { return std::tie(log_sum, update, state, transition); }
 };
 
-/// out = outputs of a run of tokens that is entered with zero.
+/// columns = columns [first, first + width) of each state: (Dk, Dv) -> (Dk, width), Dk = key_dim.
+struct TakeColumns {
+  In state;     // (B, 1, H, Dk Dv)
+  Out columns;  // (B, 1, H, Dk width)
+  std::int64_t key_dim = 1, first = 0;
+  auto operands() const { return std::tie(state, columns); }
+};
+
+/// Columns [first, first + width) of each state = columns; the others stay.
+struct PutColumns {
+  In columns;   // (B, 1, H, Dk width)
+  InOut state;  // (B, 1, H, Dk Dv)
+  std::int64_t key_dim = 1, first = 0;
+  auto operands() const { return std::tie(columns, state); }
+};
+
+/// out = outputs of a run of tokens that is entered with `state` (absent: zero).
+/// With a bonus: o_t = scale (S_(t-1)^T q_t + (sum_d q_td bonus_d k_td) v_t).
 struct LinearLocal {
   In q, k, v, log_decay;
   Out out;  // (B, T, H, Dv) f32
   float scale = 1;
-  auto operands() const { return std::tie(q, k, v, log_decay, out); }
+  In beta, bonus, state;
+  auto operands() const { return std::tie(q, k, v, log_decay, out, beta, bonus, state); }
 };
 
-/// out_t += scale (diag(exp(sum of log_decay up to t)) state)^T q_t: what the entering state adds.
+/// out_t += scale (diag(exp(sum of log_decay up to t)) state)^T q_t: what the entering state adds. Not for delta kinds: there LinearLocal
+/// is given the state. `before`: the sum stops before t (a bonus: the token reads S_(t-1)). `transposed`: state is (Dv, Dk) as
+/// seen from q and out, out_t += scale state q_t, only without log_decay.
 struct LinearEnter {
   In q, log_decay, state;
   InOut out;  // f32
   float scale = 1;
+  bool before = false, transposed = false;
   auto operands() const { return std::tie(q, log_decay, state, out); }
 };
 
-/// dstate = gradient of the entering state from the run's own outputs: scale sum_t diag(exp(sum up to t)) q_t dout_t^T;
-/// log_sum as in LinearSummary.
+/// dstate = gradient of the entering state from the run's own outputs: scale sum_t (T_t)^T q_t dout_t^T, T_t = what the tokens up to t
+/// (with `before`: before t) do to a state; log_sum as in LinearSummary; transition is the transpose of LinearSummary's: gradients of
+/// states run from the last run to the first, dstate <- transition dleaving + dstate. k only with beta.
 struct LinearSummaryBackward {
   In q, dout, log_decay;
   Out dstate, log_sum;
-  auto operands() const { return std::tie(q, dout, log_decay, dstate, log_sum); }
   float scale = 1;
+  bool before = false;
+  In k, beta;
+  Out transition;
+  auto operands() const { return std::tie(q, dout, log_decay, dstate, log_sum, k, beta, transition); }
 };
 
 /// Gradients of a run of tokens, given its entering state and the gradient of its leaving state.
-/// dlog_decay has the shape of log_decay (a constant's is summed over batch and tokens: this rank's share). With
-/// `add_constant` the share is added to what is there (a rank with several runs).
+/// dlog_decay has the shape of log_decay (a constant's is summed over batch and tokens: this rank's share), dbonus (1, 1, H, Dk) is
+/// such a share too. With `add_constant` shares are added to what is there (a rank with several runs).
 struct LinearBackward {
   In q, k, v, log_decay, dout, state, dleaving;  // state, dleaving optional: zero
   Out dq, dk, dv;                                // f32 or element type
   InOut dlog_decay;                              // f32, optional
   float scale = 1;
   bool add_constant = false;
-  auto operands() const { return std::tie(q, k, v, log_decay, dout, state, dleaving, dq, dk, dv, dlog_decay); }
+  In beta, bonus;
+  Out dbeta;     // (B, T, H, 1) f32
+  InOut dbonus;  // (1, 1, H, Dk) f32
+  auto operands() const { return std::tie(q, k, v, log_decay, dout, state, dleaving, dq, dk, dv, dlog_decay, beta, bonus, dbeta, dbonus); }
 };
 
 /// The caller's own step: reads `in`, updates `inout`. The function gets views of the blocks, in that order.
@@ -203,8 +242,8 @@ struct Custom {
   auto operands() const { return std::tuple_cat(std::tuple_cat(in), std::tuple_cat(inout)); }
 };
 
-using Op = std::variant<Attend, Merge, RowDot, AttendBackward, SinkGradient, Copy, Add, Zero, LinearSummary, StateStep, LinearLocal,
-                        LinearEnter, LinearSummaryBackward, LinearBackward, Custom>;
+using Op = std::variant<Attend, Merge, RowDot, AttendBackward, SinkGradient, Copy, Add, Zero, LinearSummary, StateStep, TakeColumns,
+                        PutColumns, LinearLocal, LinearEnter, LinearSummaryBackward, LinearBackward, Custom>;
 
 /// "attend", "merge", ...: the op's name in explain, traces and errors.
 [[nodiscard]] const char* name(const Op& op) noexcept;

@@ -51,6 +51,10 @@ enum class Tensor : std::uint8_t {
   dstate_out,
   dstate_in,
   dlog_decay,
+  beta,
+  bonus,
+  dbeta,
+  dbonus,
   user,
 };
 [[nodiscard]] const char* name(Tensor tensor) noexcept;

@@ -9,6 +9,7 @@
 #include "operation.hpp"
 #include "seqccl/collectives.hpp"
 #include "seqccl/explain.hpp"
+#include "seqccl/mesh.hpp"
 #include "seqccl/simulate.hpp"
 
 SEQCCL_BEGIN
@@ -22,24 +23,54 @@ struct LinearAttention::State {
   [[nodiscard]] std::int64_t tokens() const { return spec.partition.tokens_on(comm->rank()); }
   [[nodiscard]] std::int64_t runs() const { return static_cast<std::int64_t>(spec.partition.segments(comm->rank()).size()); }
 
-  /// Checks q, k, v, log_decay.
+  /// Checks q, k, v, log_decay, beta, bonus.
   void require_inputs(const char* who, const LinearInputs& inputs) const {
     require(who, "q", inputs.q, spec.dtype, {spec.batch, tokens(), spec.heads, spec.head_dim});
     require(who, "k", inputs.k, spec.dtype, {spec.batch, tokens(), spec.heads, spec.head_dim});
     require(who, "v", inputs.v, spec.dtype, {spec.batch, tokens(), spec.heads, spec.dim_v()});
-    require_decay(who, "log_decay", inputs.log_decay);
+    require_gates(who, {"log_decay", inputs.log_decay}, {"beta", inputs.beta}, {"bonus", inputs.bonus});
   }
-  void require_decay(const char* who, const char* name, const ConstTensorView& view) const {
-    if (spec.kind == LinearKind::constant_decay) require(who, name, view, f32, {spec.heads});
-    if (spec.kind == LinearKind::scalar_gate) require(who, name, view, f32, {spec.batch, tokens(), spec.heads});
-    if (spec.kind == LinearKind::vector_gate) require(who, name, view, f32, {spec.batch, tokens(), spec.heads, spec.head_dim});
+  /// The same of log_decay, beta and bonus or their gradients: there if the kind has them, else absent.
+  void require_gates(const char* who, const NamedView& decay, const NamedView& beta, const NamedView& bonus) const {
+    const std::int64_t decays = decay_size(spec.kind, spec.head_dim);
+    const auto refuse_given = [&](const NamedView& named) {
+      if (named.view)
+        throw Error(ErrorKind::argument, fmt::format("{}: {} is given, want none with kind {}", who, named.name, name(spec.kind)));
+    };
+    if (spec.kind == LinearKind::constant_decay)
+      require(who, decay.name, decay.view, f32, {spec.heads});
+    else if (decays == 1 && !has_wide_decay())
+      require(who, decay.name, decay.view, f32, {spec.batch, tokens(), spec.heads});
+    else if (decays != 0)
+      require(who, decay.name, decay.view, f32, {spec.batch, tokens(), spec.heads, spec.head_dim});
+    else
+      refuse_given(decay);
+    if (is_delta(spec.kind))
+      require(who, beta.name, beta.view, f32, {spec.batch, tokens(), spec.heads});
+    else
+      refuse_given(beta);
+    if (spec.kind == LinearKind::rwkv6)
+      require(who, bonus.name, bonus.view, f32, {spec.heads, spec.head_dim});
+    else
+      refuse_given(bonus);
+  }
+  /// True if log_decay has head_dim numbers, which may be one.
+  [[nodiscard]] bool has_wide_decay() const {
+    return spec.kind == LinearKind::vector_gate || spec.kind == LinearKind::rwkv6 || spec.kind == LinearKind::kda;
   }
   /// A decay, or its gradient, as a slot (B, T, H, 1 | Dk) or (1, 1, H, 1).
   template <class View>
   [[nodiscard]] View decay_slot(const View& view) const {
     if (spec.kind == LinearKind::constant_decay) return rearranged(view, {-1, -1, 0, -1});
-    if (spec.kind == LinearKind::scalar_gate) return rearranged(view, {0, 1, 2, -1});
-    return view;
+    return has_wide_decay() ? view : rearranged(view, {0, 1, 2, -1});
+  }
+  /// log_decay, beta and bonus, or their gradients, where the schedule has them.
+  template <class View>
+  void bind_gates(Bindings& memory, std::pair<Tensor, View> decay, std::pair<Tensor, View> beta, std::pair<Tensor, View> bonus) const {
+    const auto has = [&](Tensor tensor) { return memory.schedule().find(tensor) != no_slot; };
+    if (has(decay.first)) memory.bind(decay.first, decay_slot(decay.second));
+    if (has(beta.first)) memory.bind(beta.first, rearranged(beta.second, {0, 1, 2, -1}));
+    if (has(bonus.first)) memory.bind(bonus.first, rearranged(bonus.second, {-1, -1, 0, 1}));
   }
   /// A state (B, H, Dk, Dv) as a slot (B, 1, H, Dk Dv), checked. Absent stays absent.
   template <class View>
@@ -52,12 +83,13 @@ struct LinearAttention::State {
     memory.bind(Tensor::q, inputs.q);
     memory.bind(Tensor::k, inputs.k);
     memory.bind(Tensor::v, inputs.v);
-    if (spec.kind != LinearKind::basic) memory.bind(Tensor::log_decay, decay_slot(inputs.log_decay));
+    bind_gates<ConstTensorView>(memory, {Tensor::log_decay, inputs.log_decay}, {Tensor::beta, inputs.beta}, {Tensor::bonus, inputs.bonus});
   }
 };
 
 LinearAttention::LinearAttention(Communicator& comm, LinearSpec spec) {
   validate(spec, comm.size());
+  if (spec.scan == Scan::hierarchical && spec.ranks_per_node == 0) spec.ranks_per_node = Mesh::natural(comm.size(), comm.topology()).inner;
   state_ = std::make_unique<State>(State{&comm, std::move(spec), PlannedPass({}), PlannedPass({}), Buffer{}});
   State* state = state_.get();
   state->forward = PlannedPass(
@@ -74,7 +106,14 @@ void LinearAttention::forward(const LinearInputs& inputs, const LinearOutputs& o
   const LinearSpec& spec = state_->spec;
   state_->require_inputs(who, inputs);
   require(who, "out", outputs.out, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.dim_v()});
-  require_distinct(who, {{"q", inputs.q}, {"k", inputs.k}, {"v", inputs.v}, {"log_decay", inputs.log_decay}, {"state_in", inputs.state_in}},
+  require_distinct(who,
+                   {{"q", inputs.q},
+                    {"k", inputs.k},
+                    {"v", inputs.v},
+                    {"log_decay", inputs.log_decay},
+                    {"state_in", inputs.state_in},
+                    {"beta", inputs.beta},
+                    {"bonus", inputs.bonus}},
                    {{"out", outputs.out}, {"entering_state", outputs.entering_state}, {"state_out", outputs.state_out}});
 
   const Schedule& schedule = state_->forward.schedule(true);
@@ -83,15 +122,17 @@ void LinearAttention::forward(const LinearInputs& inputs, const LinearOutputs& o
   memory.bind(Tensor::out, outputs.out);
 
   TensorView entering = outputs.entering_state;
-  if (!entering) {
+  if (!entering && spec.causal) {
     const auto num_bytes =
         static_cast<std::size_t>(spec.batch * state_->runs() * spec.heads * spec.head_dim * spec.dim_v()) * size_bytes(f32);
     if (state_->unwanted_states.num_bytes() < num_bytes) state_->unwanted_states = state_->comm->allocate(num_bytes);
     entering = view(static_cast<void*>(state_->unwanted_states.data()), f32,
                     {spec.batch, state_->runs(), spec.heads, spec.head_dim, spec.dim_v()});
   }
-  require(who, "entering_state", entering, f32, {spec.batch, state_->runs(), spec.heads, spec.head_dim, spec.dim_v()});
-  memory.bind(Tensor::entering_state, joined(who, "entering_state", entering));
+  if (spec.causal) {
+    require(who, "entering_state", entering, f32, {spec.batch, state_->runs(), spec.heads, spec.head_dim, spec.dim_v()});
+    memory.bind(Tensor::entering_state, joined(who, "entering_state", entering));
+  }
   if (schedule.find(Tensor::state_in) != no_slot) memory.bind(Tensor::state_in, state_->state_slot(who, "state_in", inputs.state_in));
   if (schedule.find(Tensor::state_out) != no_slot) memory.bind(Tensor::state_out, state_->state_slot(who, "state_out", outputs.state_out));
   run_on(*state_->comm, memory, state_->forward.identity(schedule, spec), {}, nullptr);
@@ -102,31 +143,40 @@ void LinearAttention::backward(const LinearInputs& inputs, const LinearOutputGra
   const LinearSpec& spec = state_->spec;
   state_->require_inputs(who, inputs);
   require(who, "dout", gradients.dout, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.dim_v()});
-  require(who, "entering_state", gradients.entering_state, f32, {spec.batch, state_->runs(), spec.heads, spec.head_dim, spec.dim_v()});
+  if (spec.causal)
+    require(who, "entering_state", gradients.entering_state, f32, {spec.batch, state_->runs(), spec.heads, spec.head_dim, spec.dim_v()});
   require(who, "dq", results.dq, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.head_dim});
   require(who, "dk", results.dk, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.head_dim});
   require(who, "dv", results.dv, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.dim_v()});
-  state_->require_decay(who, "dlog_decay", results.dlog_decay);
-  require_distinct(
-      who,
-      {{"q", inputs.q},
-       {"k", inputs.k},
-       {"v", inputs.v},
-       {"log_decay", inputs.log_decay},
-       {"dout", gradients.dout},
-       {"entering_state", gradients.entering_state},
-       {"dstate_out", gradients.dstate_out}},
-      {{"dq", results.dq}, {"dk", results.dk}, {"dv", results.dv}, {"dlog_decay", results.dlog_decay}, {"dstate_in", results.dstate_in}});
+  state_->require_gates(who, {"dlog_decay", results.dlog_decay}, {"dbeta", results.dbeta}, {"dbonus", results.dbonus});
+  require_distinct(who,
+                   {{"q", inputs.q},
+                    {"k", inputs.k},
+                    {"v", inputs.v},
+                    {"log_decay", inputs.log_decay},
+                    {"beta", inputs.beta},
+                    {"bonus", inputs.bonus},
+                    {"dout", gradients.dout},
+                    {"entering_state", gradients.entering_state},
+                    {"dstate_out", gradients.dstate_out}},
+                   {{"dq", results.dq},
+                    {"dk", results.dk},
+                    {"dv", results.dv},
+                    {"dlog_decay", results.dlog_decay},
+                    {"dstate_in", results.dstate_in},
+                    {"dbeta", results.dbeta},
+                    {"dbonus", results.dbonus}});
 
   const Schedule& schedule = state_->backward.schedule(true);
   Bindings memory(schedule, state_->comm->arena(schedule.workspace_bytes));
   state_->bind_inputs(memory, inputs);
   memory.bind(Tensor::dout, gradients.dout);
-  memory.bind(Tensor::entering_state, joined(who, "entering_state", gradients.entering_state));
+  if (spec.causal) memory.bind(Tensor::entering_state, joined(who, "entering_state", gradients.entering_state));
   memory.bind(Tensor::dq, results.dq);
   memory.bind(Tensor::dk, results.dk);
   memory.bind(Tensor::dv, results.dv);
-  if (spec.kind != LinearKind::basic) memory.bind(Tensor::dlog_decay, state_->decay_slot(results.dlog_decay));
+  state_->bind_gates<TensorView>(memory, {Tensor::dlog_decay, results.dlog_decay}, {Tensor::dbeta, results.dbeta},
+                                 {Tensor::dbonus, results.dbonus});
   if (schedule.find(Tensor::dstate_out) != no_slot)
     memory.bind(Tensor::dstate_out, state_->state_slot(who, "dstate_out", gradients.dstate_out));
   if (schedule.find(Tensor::dstate_in) != no_slot) memory.bind(Tensor::dstate_in, state_->state_slot(who, "dstate_in", results.dstate_in));

@@ -11,6 +11,7 @@
 
 #include "operation.hpp"
 #include "seqccl/collectives.hpp"
+#include "seqccl/mesh.hpp"
 
 SEQCCL_BEGIN
 
@@ -191,6 +192,7 @@ struct StateScan::State {
 
 StateScan::StateScan(Communicator& comm, StateScanSpec spec) {
   validate(spec, comm.size());
+  if (spec.scan == Scan::hierarchical && spec.ranks_per_node == 0) spec.ranks_per_node = Mesh::natural(comm.size(), comm.topology()).inner;
   state_ = std::make_unique<State>(State{&comm, std::move(spec)});
   State* state = state_.get();
   state->run = PlannedPass(
@@ -207,9 +209,11 @@ void StateScan::run(ConstTensorView updates, ConstTensorView log_sums, ConstTens
   const char* who = "StateScan::run";
   const StateScanSpec& spec = state_->spec;
   const std::int64_t R = num_runs(), B = spec.batch, H = spec.heads, Dk = spec.key_dim, Dv = spec.value_dim;
-  const bool constant = spec.decay == LinearKind::constant_decay, gated = !constant && spec.decay != LinearKind::basic;
+  const bool constant = spec.decay == LinearKind::constant_decay, dense = is_delta(spec.decay),
+             gated = !dense && decay_size(spec.decay, Dk) != 0;
   require(who, "updates", updates, f32, {B, R, H, Dk, Dv});
-  if (gated) require_rows(who, "log_sums", log_sums, f32, {B, R, H, spec.decay == LinearKind::vector_gate ? Dk : 1});
+  if (dense) require(who, "log_sums", log_sums, f32, {B, R, H, Dk, Dk});
+  if (gated) require_rows(who, "log_sums", log_sums, f32, {B, R, H, decay_size(spec.decay, Dk)});
   if (constant) require(who, "log_sums", log_sums, f32, {H});
   if (spec.decay == LinearKind::basic && log_sums)
     throw Error(ErrorKind::argument, fmt::format("{}: log_sums is given, want none with decay basic", who));
@@ -219,12 +223,13 @@ void StateScan::run(ConstTensorView updates, ConstTensorView log_sums, ConstTens
 
   // States as slots (B, R, H, Dk Dv).
   const ConstTensorView flat_updates = updates ? joined(who, "updates", updates) : updates;
+  const ConstTensorView transitions = dense && log_sums ? joined(who, "log_sums", log_sums) : log_sums;
   const TensorView flat_entering = entering ? joined(who, "entering", entering) : entering;
   bool sendable = !updates || tokens_are_contiguous(flat_updates);
-  if (gated && log_sums) sendable = sendable && tokens_are_contiguous(log_sums);
+  if ((gated || dense) && transitions) sendable = sendable && tokens_are_contiguous(transitions);
   Call call(*state_->comm, state_->run.schedule(sendable));
   call.bind(flat_updates);
-  if (gated) call.bind(log_sums);
+  if (gated || dense) call.bind(transitions);
   if (constant) call.bind(rearranged(log_sums, {-1, -1, 0, -1}));
   if (state_->takes_initial()) call.bind(rearranged(joined(who, "initial", initial), {0, -1, 1, 2}));
   call.bind(flat_entering);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <utility>
 
 #include "seqccl/execute.hpp"
@@ -36,15 +37,18 @@ struct OpRunner {
   // A block of log sums (B, 1, H, 1 or Dk) as (B, H, 1 or Dk, 1).
   TensorView log_sum(const Block& block) const { return block.present() ? state(block, dim(block), 1) : TensorView{}; }
 
-  // A constant decay (1, 1, H, 1) as (B, T, H, 1), with the B and T of `tokens`.
-  TensorView decay(const Block& block, const Block& tokens) const {
+  // A constant decay (1, 1, H, 1), or a bonus (1, 1, H, Dk), as (B, T, H, 1 or Dk), with the B and T of `tokens`.
+  TensorView spread(const char* what, const Block& block, const Block& tokens) const {
     TensorView result = view(block);
     if (!result.data) return {};
     const TensorView like = view(tokens);
+    const Slot& slot = memory.schedule().slots[block.slot];
+    if (slot.batch == 1 && slot.tokens == 1)
+      result.geometry.strides[0] = result.geometry.strides[1] = 0;  // one per head, so to the kernels
     for (const int axis : {0, 1}) {
       if (result.extent(axis) == like.extent(axis)) continue;
       if (result.extent(axis) != 1) {
-        throw Error(ErrorKind::internal, fmt::format("{}: log_decay is {}, want the batch and tokens of {}", memory.schedule().name,
+        throw Error(ErrorKind::internal, fmt::format("{}: {} is {}, want the batch and tokens of {}", memory.schedule().name, what,
                                                      to_string(result.geometry), to_string(like.geometry)));
       }
       result.geometry.shape[axis] = like.extent(axis);
@@ -52,6 +56,8 @@ struct OpRunner {
     }
     return result;
   }
+  TensorView decay(const Block& block, const Block& tokens) const { return spread("log_decay", block, tokens); }
+  TensorView bonus(const Block& block, const Block& tokens) const { return spread("bonus", block, tokens); }
 
   // --- Softmax attention. ---------------------------------------------------------------------------------------------
   void operator()(const Attend& op) const {
@@ -79,12 +85,20 @@ struct OpRunner {
 
   // --- Linear attention. ----------------------------------------------------------------------------------------------
   void operator()(const LinearSummary& op) const {
-    cpu::linear_summary(
-        {view(op.k), view(op.v), decay(op.log_decay, op.k), state(op.state, dim(op.k), dim(op.v)), log_sum(op.log_sum), num_threads});
+    const std::int64_t dk = dim(op.k);
+    cpu::linear_summary({.k = view(op.k),
+                         .v = view(op.v),
+                         .log_decay = decay(op.log_decay, op.k),
+                         .state = state(op.state, dk, dim(op.v)),
+                         .log_sum = log_sum(op.log_sum),
+                         .num_threads = num_threads,
+                         .beta = view(op.beta),
+                         .transition = state(op.transition, dk, dk)});
   }
   void operator()(const StateStep& op) const {
-    // The op does not know Dk, and needs it only to line up a vector decay: otherwise any split of Dk Dv does.
-    const std::int64_t dk = op.log_sum.present() ? dim(op.log_sum) : 1;
+    // The op does not know Dk, and needs it only to line up a transition or a vector decay: otherwise any split of Dk Dv does.
+    std::int64_t dk = op.log_sum.present() ? dim(op.log_sum) : 1;
+    if (op.transition.present()) dk = std::llround(std::sqrt(static_cast<double>(dim(op.transition))));
     const std::int64_t dv = dim(op.state) / std::max<std::int64_t>(dk, 1);
     const TensorView into = state(op.state, dk, dv);
     TensorView decays = log_sum(op.log_sum);
@@ -92,24 +106,78 @@ struct OpRunner {
       decays.geometry.shape[0] = into.extent(0);
       decays.geometry.strides[0] = 0;
     }
-    cpu::state_step({decays, state(op.update, dk, dv), into, static_cast<float>(op.repeat), num_threads});
+    cpu::state_step({.log_sum = decays,
+                     .update = state(op.update, dk, dv),
+                     .state = into,
+                     .repeat = static_cast<float>(op.repeat),
+                     .num_threads = num_threads,
+                     .transition = state(op.transition, dk, dk)});
+  }
+  void operator()(const TakeColumns& op) const {
+    cpu::take_columns(state(op.state, op.key_dim, dim(op.state) / op.key_dim), state(op.columns, op.key_dim, dim(op.columns) / op.key_dim),
+                      op.first, num_threads);
+  }
+  void operator()(const PutColumns& op) const {
+    cpu::put_columns(state(op.columns, op.key_dim, dim(op.columns) / op.key_dim), state(op.state, op.key_dim, dim(op.state) / op.key_dim),
+                     op.first, num_threads);
   }
   void operator()(const LinearLocal& op) const {
-    cpu::linear_local({view(op.q), view(op.k), view(op.v), decay(op.log_decay, op.k), view(op.out), op.scale, num_threads});
+    cpu::linear_local({.q = view(op.q),
+                       .k = view(op.k),
+                       .v = view(op.v),
+                       .log_decay = decay(op.log_decay, op.k),
+                       .out = view(op.out),
+                       .scale = op.scale,
+                       .num_threads = num_threads,
+                       .beta = view(op.beta),
+                       .bonus = bonus(op.bonus, op.k),
+                       .state = state(op.state, dim(op.k), dim(op.v))});
   }
   void operator()(const LinearEnter& op) const {
-    cpu::linear_enter(
-        {view(op.q), decay(op.log_decay, op.q), state(op.state, dim(op.q), dim(op.out)), view(op.out), op.scale, num_threads});
+    const std::int64_t dk = dim(op.q), dv = dim(op.out);
+    cpu::linear_enter({.q = view(op.q),
+                       .log_decay = decay(op.log_decay, op.q),
+                       .state = op.transposed ? state(op.state, dv, dk) : state(op.state, dk, dv),
+                       .out = view(op.out),
+                       .scale = op.scale,
+                       .num_threads = num_threads,
+                       .before = op.before,
+                       .transposed = op.transposed});
   }
   void operator()(const LinearSummaryBackward& op) const {
-    cpu::linear_summary_backward({view(op.q), view(op.dout), decay(op.log_decay, op.q), state(op.dstate, dim(op.q), dim(op.dout)),
-                                  log_sum(op.log_sum), op.scale, num_threads});
+    const std::int64_t dk = dim(op.q);
+    cpu::linear_summary_backward({.q = view(op.q),
+                                  .dout = view(op.dout),
+                                  .log_decay = decay(op.log_decay, op.q),
+                                  .dstate = state(op.dstate, dk, dim(op.dout)),
+                                  .log_sum = log_sum(op.log_sum),
+                                  .scale = op.scale,
+                                  .num_threads = num_threads,
+                                  .before = op.before,
+                                  .k = view(op.k),
+                                  .beta = view(op.beta),
+                                  .transition = state(op.transition, dk, dk)});
   }
   void operator()(const LinearBackward& op) const {
     const std::int64_t dk = dim(op.k), dv = dim(op.v);
-    cpu::linear_backward({view(op.q), view(op.k), view(op.v), decay(op.log_decay, op.k), view(op.dout), state(op.state, dk, dv),
-                          state(op.dleaving, dk, dv), view(op.dq), view(op.dk), view(op.dv), view(op.dlog_decay), op.scale, op.add_constant,
-                          num_threads});
+    cpu::linear_backward({.q = view(op.q),
+                          .k = view(op.k),
+                          .v = view(op.v),
+                          .log_decay = decay(op.log_decay, op.k),
+                          .dout = view(op.dout),
+                          .state = state(op.state, dk, dv),
+                          .dleaving = state(op.dleaving, dk, dv),
+                          .dq = view(op.dq),
+                          .dk = view(op.dk),
+                          .dv = view(op.dv),
+                          .dlog_decay = view(op.dlog_decay),
+                          .scale = op.scale,
+                          .add_constant = op.add_constant,
+                          .num_threads = num_threads,
+                          .beta = view(op.beta),
+                          .bonus = bonus(op.bonus, op.k),
+                          .dbeta = view(op.dbeta),
+                          .dbonus = view(op.dbonus)});
   }
 
   // --- The caller's own. ----------------------------------------------------------------------------------------------

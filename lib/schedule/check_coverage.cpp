@@ -2,6 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <numeric>
+
 #include "coverage.hpp"
 #include "message_graph.hpp"
 #include "well_formed.hpp"
@@ -11,11 +14,20 @@ namespace checker {
 
 Coverage::Coverage(std::span<const Schedule> all, const Claim& what_is_claimed) : schedules(all), claim(what_is_claimed) {
   if (claim.mask != nullptr) mask = BoundMask(*claim.mask, num_tokens(), claim.batch);
+  std::int64_t at = 0;
+  for (std::size_t i = 0; claim.documents != nullptr && i < claim.documents->size(); ++i) {
+    if (at > document_starts.back() && at < num_tokens()) document_starts.push_back(at);
+    at += (*claim.documents)[i];
+  }
   contents.resize(all.size());
   for (std::size_t rank = 0; rank < all.size(); ++rank) {
     contents[rank].resize(all[rank].slots.size());
     for (const Slot& slot : all[rank].slots) {
+      has_dstate_in |= slot.kind == SlotKind::output && slot.tensor == Tensor::dstate_in;
       if (slot.kind != SlotKind::input) continue;
+      if (slot.tensor == Tensor::q) key_dim = slot.dim;
+      has_beta |= slot.tensor == Tensor::beta;
+      has_bonus |= slot.tensor == Tensor::bonus;
       has_sinks |= slot.tensor == Tensor::sinks;
       has_log_decay |= slot.tensor == Tensor::log_decay;
       has_state_in |= slot.tensor == Tensor::state_in;
@@ -28,6 +40,12 @@ Coverage::Coverage(std::span<const Schedule> all, const Claim& what_is_claimed) 
       if (const auto* state_step = std::get_if<StateStep>(&op); state_step != nullptr && state_step->log_sum.present())
         decay_is_constant |= all[rank].slots[state_step->log_sum.slot].tensor == Tensor::log_decay;
   }
+}
+
+Segment Coverage::document_of(std::int64_t token) const {
+  const auto next = std::upper_bound(document_starts.begin(), document_starts.end(), token);
+  const std::int64_t first = *(next - 1), end = next == document_starts.end() ? num_tokens() : *next;
+  return {first, end - first, 1};
 }
 
 void Coverage::problem(const std::string& what) {
@@ -142,6 +160,10 @@ CheckReport check_coverage(std::span<const Schedule> schedules, const Claim& cla
   if (claim.kv_heads < 1 || claim.q_heads % claim.kv_heads != 0)
     throw Error(ErrorKind::argument, fmt::format("check_coverage: claim.q_heads is {}, want a multiple of claim.kv_heads, which is {}",
                                                  claim.q_heads, claim.kv_heads));
+  if (claim.documents != nullptr && !claim.documents->empty() &&
+      std::accumulate(claim.documents->begin(), claim.documents->end(), std::int64_t{0}) != claim.partition->num_tokens())
+    throw Error(ErrorKind::argument,
+                fmt::format("check_coverage: claim.documents do not sum to the partition's {} tokens", claim.partition->num_tokens()));
   if (claim.partition->num_ranks() != static_cast<int>(schedules.size()))
     throw Error(ErrorKind::argument,
                 fmt::format("check_coverage: claim.partition is over {} ranks, want {}, as many as there are schedules",

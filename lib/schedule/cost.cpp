@@ -3,6 +3,7 @@
 #include "seqccl/cost.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <type_traits>
 
 SEQCCL_BEGIN
@@ -15,11 +16,52 @@ double visible_pairs(const Schedule& schedule, SliceRange range, std::int64_t ba
   return pairs;
 }
 
-/// Flops of the linear kinds per token and head: `products` products with a (Dk, Dv) state.
-double state_flops(const Schedule& schedule, const Block& rows, std::int64_t dim_k, std::int64_t dim_v, double products) {
-  const Slot& slot = schedule.slots[rows.slot];
-  return 2.0 * static_cast<double>(slot.batch * rows.num_tokens * rows.num_heads) * static_cast<double>(dim_k) *
-         static_cast<double>(dim_v) * products;
+// The linear kinds work in chunks of 64 tokens. Per token and head: products of a row with a state (Dk, Dv), products inside the
+// chunk with the 32 tokens that a token sees on average, and for each delta kind a triangle to solve, which costs as much as one of
+// those. What they are is said in lib/kernels/cpu/notes.md.
+constexpr double seen_tokens = 32;
+
+double per_token(const Schedule& schedule, const Block& rows, double products) {
+  return 2.0 * static_cast<double>(schedule.slots[rows.slot].batch * rows.num_tokens * rows.num_heads) * products;
+}
+
+struct Dims {
+  double k, v;
+};
+Dims dims(const Schedule& schedule, const Block& key, const Block& value) {
+  return {static_cast<double>(schedule.slots[key.slot].dim), static_cast<double>(schedule.slots[value.slot].dim)};
+}
+
+// A transition is one more state, (Dk, Dk), that is carried along: entered with the identity, and with values of zero.
+double linear_flops(const Schedule& schedule, const LinearSummary& op) {
+  const auto [k, v] = dims(schedule, op.k, op.v);
+  if (!op.beta.present()) return per_token(schedule, op.k, k * v);
+  const double columns = v + (op.transition.present() ? k : 0);
+  return per_token(schedule, op.k, 2 * k * columns + seen_tokens * (k + columns));
+}
+
+double linear_flops(const Schedule& schedule, const LinearLocal& op) {
+  const auto [k, v] = dims(schedule, op.k, op.v);
+  if (op.beta.present()) return per_token(schedule, op.k, 3 * k * v + seen_tokens * (2 * k + 2 * v));
+  return per_token(schedule, op.k, 2 * k * v + seen_tokens * (k + v) + (op.bonus.present() ? k + v : 0));
+}
+
+double linear_flops(const Schedule& schedule, const LinearEnter& op) {
+  const auto [k, v] = dims(schedule, op.q, op.out);
+  return per_token(schedule, op.q, k * v);
+}
+
+double linear_flops(const Schedule& schedule, const LinearSummaryBackward& op) {
+  const auto [k, v] = dims(schedule, op.q, op.dout);
+  if (!op.beta.present()) return per_token(schedule, op.q, k * v);
+  const double transition = op.transition.present() ? 2 * k * k + seen_tokens * k : 0;
+  return per_token(schedule, op.q, 3 * k * v + seen_tokens * (2 * k + 2 * v) + transition);
+}
+
+double linear_flops(const Schedule& schedule, const LinearBackward& op) {
+  const auto [k, v] = dims(schedule, op.k, op.v);
+  if (op.beta.present()) return per_token(schedule, op.k, 9 * k * v + seen_tokens * (7 * k + 6 * v));
+  return per_token(schedule, op.k, 5 * k * v + seen_tokens * (3 * k + 2 * v) + (op.bonus.present() ? 4 * k + 2 * v : 0));
 }
 
 }  // namespace
@@ -31,7 +73,6 @@ OpCost cost_of(const Schedule& schedule, const Op& op) {
   });
   const auto dim = [&](const Block& block) { return schedule.slots[block.slot].dim; };
   const auto batch = [&](const Block& block) { return schedule.slots[block.slot].batch; };
-  constexpr double chunk = 64;  // tokens per chunk of the linear kernels: the intra-chunk part costs (Dk + Dv) chunk / 2 per token
   std::visit(
       [&](const auto& typed) {
         using T = std::decay_t<decltype(typed)>;
@@ -42,18 +83,15 @@ OpCost cost_of(const Schedule& schedule, const Op& op) {
           // q k^T, dout v^T, p^T dout, ds k, ds^T q
           cost.flops = 2 * visible_pairs(schedule, typed.slices, batch(typed.q)) * typed.q.num_heads *
                        static_cast<double>(3 * dim(typed.k) + 2 * dim(typed.v));
-        } else if constexpr (std::is_same_v<T, LinearSummary>) {
-          cost.flops = state_flops(schedule, typed.k, dim(typed.k), dim(typed.v), 1);
-        } else if constexpr (std::is_same_v<T, LinearSummaryBackward>) {
-          cost.flops = state_flops(schedule, typed.q, dim(typed.q), dim(typed.dout), 1);
-        } else if constexpr (std::is_same_v<T, LinearEnter>) {
-          cost.flops = state_flops(schedule, typed.q, dim(typed.q), dim(typed.out), 1);
-        } else if constexpr (std::is_same_v<T, LinearLocal>) {
-          cost.flops = state_flops(schedule, typed.k, dim(typed.k), dim(typed.v), 2) +
-                       state_flops(schedule, typed.k, dim(typed.k) + dim(typed.v), 1, chunk / 2);
-        } else if constexpr (std::is_same_v<T, LinearBackward>) {
-          cost.flops = state_flops(schedule, typed.k, dim(typed.k), dim(typed.v), 5) +
-                       state_flops(schedule, typed.k, 3 * dim(typed.k) + 2 * dim(typed.v), 1, chunk / 2);
+        } else if constexpr (requires { linear_flops(schedule, typed); }) {
+          cost.flops = linear_flops(schedule, typed);
+        } else if constexpr (std::is_same_v<T, StateStep>) {
+          const auto numbers = static_cast<double>(schedule.num_bytes(typed.state)) / 4;
+          cost.flops = cost.bytes / 4;
+          if (typed.transition.present()) cost.flops += 2 * numbers * std::sqrt(static_cast<double>(dim(typed.transition)));
+        } else if constexpr (std::is_same_v<T, TakeColumns> || std::is_same_v<T, PutColumns>) {
+          cost.bytes = 2.0 * static_cast<double>(schedule.num_bytes(typed.columns));  // the other columns are not touched
+          cost.flops = cost.bytes / 4;
         } else {
           cost.flops = cost.bytes / 4;  // one operation per number: never what bounds it
         }

@@ -22,7 +22,10 @@ struct Coverage {
   std::vector<std::vector<Contents>> contents;  // per rank and slot
   // What some rank is given, every result must include.
   bool has_sinks = false, has_log_decay = false, has_state_in = false, has_dstate_out = false;
-  bool decay_is_constant = false;  // log_decay is one number per head
+  bool has_beta = false, has_bonus = false, has_dstate_in = false;
+  bool decay_is_constant = false;                // log_decay is one number per head
+  std::int64_t key_dim = 0;                      // of q, if there is one
+  std::vector<std::int64_t> document_starts{0};  // a document without tokens begins nowhere
 
   const Schedule* schedule = nullptr;  // where the run is
   std::size_t step = 0;
@@ -30,6 +33,8 @@ struct Coverage {
 
   [[nodiscard]] std::int64_t num_tokens() const { return claim.partition->num_tokens(); }
   [[nodiscard]] std::int64_t group() const { return claim.q_heads / claim.kv_heads; }
+  /// The document of a token; behind the last token the last one.
+  [[nodiscard]] Segment document_of(std::int64_t token) const;
 
   /// Reports against the present step.
   void problem(const std::string& what);
@@ -55,11 +60,20 @@ void apply(Coverage& run, const Add& op);
 void apply(Coverage& run, const Zero& op);
 void apply(Coverage& run, const LinearSummary& op);
 void apply(Coverage& run, const StateStep& op);
+void apply(Coverage& run, const TakeColumns& op);
+void apply(Coverage& run, const PutColumns& op);
 void apply(Coverage& run, const LinearLocal& op);
 void apply(Coverage& run, const LinearEnter& op);
 void apply(Coverage& run, const LinearSummaryBackward& op);
 void apply(Coverage& run, const LinearBackward& op);
 void apply(Coverage& run, const Custom& op);
+
+/// The name of the sum of two sums of logs, or of two states of a layer without order; the first's, and reported, if they do not add up.
+[[nodiscard]] Fragment added(Coverage& run, const Fragment& sum, const Fragment& addend);
+/// What enters a run from token `first` on: the tokens of its document before it.
+[[nodiscard]] Segment past_of(const Coverage& run, std::int64_t first);
+/// The same of its gradient, for a run that ends before token `end`.
+[[nodiscard]] Segment future_of(const Coverage& run, std::int64_t end);
 
 /// Every output is written, is what it is called, and sums what it must, each once.
 void check_outputs(Coverage& run);

@@ -1,206 +1,137 @@
-// coverage_linear.cpp - what the ops of linear attention do to names: runs of tokens, and states that cover what came before.
+// coverage_linear.cpp - what the ops of linear attention do to names: runs of tokens, and what they add to states.
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
 #include <optional>
 
 #include "coverage.hpp"
+#include "coverage_runs.hpp"
 
 SEQCCL_BEGIN
 namespace checker {
 
 namespace {
 
-std::int64_t end_of(const Segment& run) { return run.first + run.count; }
-
-/// One run of tokens, step 1, with all heads from `head` on.
-struct Run {
-  Segment tokens{};
-  std::int64_t head = 0, num_heads = 0;
-
-  [[nodiscard]] Fragment as(What what, bool complete) const { return {.what = what, .tokens = tokens, .head = head, .complete = complete}; }
-  bool operator==(const Run& other) const { return equal(tokens, other.tokens) && head == other.head && num_heads == other.num_heads; }
-};
-
-/// The rows of `block` as one run; reported and empty if they are something else.
-std::optional<Run> read_run(Coverage& run, const Block& block, const char* operand, What what) {
-  const std::vector<Fragment> found = run.read(block, operand, what);
-  if (found.empty()) return {};
-  const Fragment& first = found.front();
-  const Run result{{first.tokens.first - first.rows.first, block.num_tokens, 1}, first.head - first.head_first, block.num_heads};
-  for (const Fragment& fragment : found) {
-    const bool goes_on = fragment.tokens.first - fragment.rows.first == result.tokens.first &&
-                         (fragment.tokens.step == 1 || fragment.tokens.count == 1) && fragment.head - fragment.head_first == result.head;
-    if (goes_on) continue;
-    run.problem(fmt::format("its {} is not one run of tokens: {} after {}", operand, describe(fragment), describe(first)));
-    return {};
-  }
+/// The leaving state of a run, or in a layer without order a first part of its document's sum.
+Fragment summary_of(Coverage& run, const Run& tokens, What what) {
+  Fragment result = tokens.as(what, false);
+  if (!run.claim.causal) result.sum = run.sums.of({Contribution::Kind::tokens, tokens.tokens, {}, tokens.head, tokens.num_heads, 0});
   return result;
 }
 
-/// True if `block` is the same run of another tensor.
-bool same_run(Coverage& run, const Run& tokens, const Block& block, const char* operand, What what) {
-  const std::optional<Run> found = read_run(run, block, operand, what);
-  if (!found) return false;
-  if (*found == tokens) return true;
-  run.problem(fmt::format("its {} is {}, want {}", operand, describe(found->as(what, false)), describe(tokens.tokens)));
-  return false;
+/// Adds this run's share to a gradient that all tokens have a part in.
+void add_share(Coverage& run, const Run& tokens, const Block& block, const char* operand, What what, bool adds) {
+  if (!block.present()) return;
+  Fragment share{.what = what, .head = tokens.head};
+  share.sum = run.sums.of({Contribution::Kind::tokens, tokens.tokens, {}, tokens.head, tokens.num_heads, 0});
+  if (adds) {
+    const std::vector<Fragment> present = run.read(block, operand);
+    if (present.empty()) return;
+    if (present.size() != 1 || (present.front().what != What::zero && present.front().what != what))
+      return run.problem(fmt::format("adds to {}, which is {}", operand, describe(present.front())));
+    if (present.front().what != What::zero) share.sum = run.sums.add(present.front().sum, share.sum);
+  }
+  run.fill(block, share);
 }
 
-/// The decays of a run, or the constant, or none if there is none.
-bool has_decay_of(Coverage& run, const Run& tokens, const Block& block) {
-  if (!block.present()) {
-    if (run.has_log_decay) run.problem("leaves out log_decay");
-    return !run.has_log_decay;
+/// Layer without order: `out` of a run is what its rows and the sum over their document make.
+void apply_unordered(Coverage& run, const LinearEnter& op) {
+  struct Rule {
+    What rows, state;
+    bool transposed;
+    What out;
+  };
+  constexpr Rule rules[] = {{What::q, What::state, false, What::out},
+                            {What::dout, What::state, true, What::dq},
+                            {What::v, What::gradient, true, What::dk},
+                            {What::k, What::gradient, false, What::dv}};
+  const std::vector<Fragment> rows = run.read(op.q, "q"), state = run.read(op.state, "state");
+  if (rows.empty() || state.empty()) return;
+  for (const Rule& rule : rules) {
+    if (rows.front().what != rule.rows || state.front().what != rule.state || op.transposed != rule.transposed) continue;
+    const std::optional<Run> tokens = read_run(run, op.q, "q", rule.rows);
+    if (!tokens || !sums_document(run, state, *tokens)) return;
+    for (const Fragment& fragment : run.read(op.out, "out"))
+      if (fragment.what != What::zero) return run.problem(fmt::format("adds to {}, want zero", describe(fragment)));
+    return run.fill(op.out, tokens->as(rule.out, true));
   }
-  if (!run.decay_is_constant) return same_run(run, tokens, block, "log_decay", What::log_decay);
-  for (const Fragment& fragment : run.read(block, "log_decay", What::constant_decay)) {
-    if (fragment.head - fragment.head_first == tokens.head && block.num_heads == tokens.num_heads) return true;
-    run.problem(fmt::format("uses the decay of heads {} .. for heads {} ..", fragment.head, tokens.head));
-    return false;
-  }
-  return false;
-}
-
-/// The one state in `block`: `what`, or nothing if it is zero. Reported if it is neither.
-std::optional<Fragment> read_state(Coverage& run, const Block& block, const char* operand, bool& is_zero) {
-  const std::vector<Fragment> found = run.read(block, operand);
-  is_zero = false;
-  if (found.empty()) return {};
-  if (found.size() != 1 || block.num_tokens != 1) {
-    run.problem(fmt::format("its {} is not one state: {}", operand, describe(found.front())));
-    return {};
-  }
-  is_zero = found.front().what == What::zero;
-  return found.front();
-}
-
-/// True if `block` (absent: zero) holds exactly `want`.
-bool holds_state(Coverage& run, const Block& block, const char* operand, What what, const Segment& want, bool complete, const Run& tokens) {
-  const auto wanted = [&] { return fmt::format("want the {} of {}{}", name(what), describe(want), complete ? " and the one given" : ""); };
-  bool is_zero = !block.present();
-  std::optional<Fragment> state;
-  if (block.present()) {
-    state = read_state(run, block, operand, is_zero);
-    if (!state) return false;
-  }
-  if (is_zero) {
-    if (want.count == 0 && !complete) return true;
-    run.problem(fmt::format("its {} is zero, {}", operand, wanted()));
-    return false;
-  }
-  // A given state that nobody is known to give is what the other pass left: entering_state.
-  if (state->what == what && equal(state->tokens, want) && state->complete == complete && state->head == tokens.head &&
-      state->num_heads == tokens.num_heads)
-    return true;
-  run.problem(fmt::format("its {} is {}, {}", operand, describe(*state), wanted()));
-  return false;
+  run.problem(fmt::format("makes nothing that is wanted of {} and {}{}", describe(rows.front()), describe(state.front()),
+                          op.transposed ? ", transposed" : ""));
 }
 
 }  // namespace
 
 void apply(Coverage& run, const LinearSummary& op) {
   const std::optional<Run> tokens = read_run(run, op.k, "k", What::k);
-  if (!tokens || !same_run(run, *tokens, op.v, "v", What::v) || !has_decay_of(run, *tokens, op.log_decay)) return;
-  run.fill(op.state, tokens->as(What::state, false));
+  if (!tokens || !same_run(run, *tokens, op.v, "v", What::v) || !has_gates_of(run, *tokens, op.log_decay, op.beta)) return;
+  run.fill(op.state, summary_of(run, *tokens, What::state));
   run.fill(op.log_sum, tokens->as(What::log_sum, false));
+  run.fill(op.transition, tokens->as(What::transition, false));
 }
 
 void apply(Coverage& run, const LinearSummaryBackward& op) {
   const std::optional<Run> tokens = read_run(run, op.q, "q", What::q);
-  if (!tokens || !same_run(run, *tokens, op.dout, "dout", What::dout) || !has_decay_of(run, *tokens, op.log_decay)) return;
-  run.fill(op.dstate, tokens->as(What::gradient, false));
+  if (!tokens || !same_run(run, *tokens, op.dout, "dout", What::dout) || !has_gates_of(run, *tokens, op.log_decay, op.beta)) return;
+  if (run.has_beta && !same_run(run, *tokens, op.k, "k", What::k)) return;
+  if (op.before != run.has_bonus) return run.problem(op.before ? "reads states before tokens" : "reads states after tokens, want before");
+  run.fill(op.dstate, summary_of(run, *tokens, What::gradient));
   run.fill(op.log_sum, tokens->as(What::log_sum, false));
-}
-
-// state of [a, b) and run [b, c) -> [a, c);   gradient of [c, e) and run [b, c) -> [b, e)
-void apply(Coverage& run, const StateStep& op) {
-  bool is_zero = false, update_is_zero = false;
-  if (!op.update.present()) return run.problem("steps a state over a run without the run's own part");
-  const std::optional<Fragment> state = read_state(run, op.state, "state", is_zero);
-  std::optional<Fragment> update = read_state(run, op.update, "update", update_is_zero);
-  if (!state || !update) return;
-  if (state->what == What::user || update->what == What::user) {  // the caller's own summaries: not followed
-    static_cast<void>(run.read(op.log_sum, "log_sum"));
-    return run.fill(op.state, {.what = What::user});
-  }
-  if (update_is_zero || (update->what != What::state && update->what != What::gradient))
-    return run.problem(fmt::format("its update is {}", describe(*update)));
-  if (is_zero) return run.fill(op.state, *update);
-  const bool forward = state->what == What::state;
-  const Segment &past = state->tokens, &here = update->tokens;
-  if (state->what != update->what || state->head != update->head || state->num_heads != update->num_heads || update->complete ||
-      (forward ? end_of(past) != here.first : end_of(here) != past.first))
-    return run.problem(fmt::format("joins {} with {}", describe(*state), describe(*update)));
-
-  if (!op.log_sum.present()) {
-    if (run.has_log_decay) return run.problem("leaves out the decay of the run");
-  } else if (run.decay_is_constant) {
-    const Run tokens{here, state->head, state->num_heads};
-    if (!has_decay_of(run, tokens, op.log_sum)) return;
-    if (op.repeat != here.count) return run.problem(fmt::format("decays for {} tokens, the run has {}", op.repeat, here.count));
-  } else {
-    const std::vector<Fragment> log_sum = run.read(op.log_sum, "log_sum", What::log_sum);
-    if (log_sum.empty()) return;
-    if (log_sum.size() != 1 || !same_name(log_sum.front(), *update) || op.repeat != 1)
-      return run.problem(fmt::format("its log_sum is {}, its update {}", describe(log_sum.front()), describe(*update)));
-  }
-  Fragment joined = *state;
-  joined.tokens = {std::min(past.first, here.first), past.count + here.count, 1};
-  run.fill(op.state, joined);
+  run.fill(op.transition, tokens->as(What::transposed, false));
 }
 
 void apply(Coverage& run, const LinearLocal& op) {
   const std::optional<Run> tokens = read_run(run, op.q, "q", What::q);
   if (!tokens || !same_run(run, *tokens, op.k, "k", What::k) || !same_run(run, *tokens, op.v, "v", What::v) ||
-      !has_decay_of(run, *tokens, op.log_decay))
+      !has_gates_of(run, *tokens, op.log_decay, op.beta) || !has_bonus_of(run, *tokens, op.bonus))
     return;
-  // Nothing enters the first run unless the caller gives a state.
-  const bool complete = tokens->tokens.first == 0 && !run.has_state_in;
+  const Segment past = past_of(run, tokens->tokens.first);
+  const bool is_given = run.has_state_in && past.first == 0, needs_state = past.count != 0 || is_given;
+  // What a state adds to a delta kind cannot be added later.
+  if ((op.state.present() || (needs_state && run.has_beta)) && !holds_state(run, op.state, "state", What::state, past, is_given, *tokens))
+    return;
+  const bool complete = op.state.present() || !needs_state;
   Fragment result = tokens->as(complete ? What::out : What::local_out, complete);
   result.run_first = tokens->tokens.first;
   run.fill(op.out, result);
 }
 
 void apply(Coverage& run, const LinearEnter& op) {
+  if (!run.claim.causal) return apply_unordered(run, op);
   const std::optional<Run> tokens = read_run(run, op.q, "q", What::q);
-  if (!tokens || !has_decay_of(run, *tokens, op.log_decay)) return;
+  if (!tokens || !has_gates_of(run, *tokens, op.log_decay, {})) return;
+  if (op.transposed) return run.problem("enters a transposed state, want it as it is");
+  if (op.before != run.has_bonus) return run.problem(op.before ? "reads states before tokens" : "reads states after tokens, want before");
   const std::int64_t first = tokens->tokens.first;
-  const bool adds_zero = first == 0 && !run.has_state_in;
-  if (!same_run(run, *tokens, op.out, "out", adds_zero ? What::out : What::local_out)) return;
+  const Segment past = past_of(run, first);
+  const bool is_given = run.has_state_in && past.first == 0;
+  if (!same_run(run, *tokens, op.out, "out", past.count == 0 && !is_given ? What::out : What::local_out)) return;
   for (const Fragment& fragment : run.read(op.out, "out"))
     if (fragment.run_first != first)
       return run.problem(fmt::format("its out is of a run from token {}, its q of one from {}", fragment.run_first, first));
-  if (holds_state(run, op.state, "state", What::state, {0, first, 1}, run.has_state_in, *tokens))
-    run.fill(op.out, tokens->as(What::out, true));
+  if (holds_state(run, op.state, "state", What::state, past, is_given, *tokens)) run.fill(op.out, tokens->as(What::out, true));
 }
 
 void apply(Coverage& run, const LinearBackward& op) {
   const std::optional<Run> tokens = read_run(run, op.q, "q", What::q);
   if (!tokens || !same_run(run, *tokens, op.k, "k", What::k) || !same_run(run, *tokens, op.v, "v", What::v) ||
-      !same_run(run, *tokens, op.dout, "dout", What::dout) || !has_decay_of(run, *tokens, op.log_decay))
+      !same_run(run, *tokens, op.dout, "dout", What::dout) || !has_gates_of(run, *tokens, op.log_decay, op.beta) ||
+      !has_bonus_of(run, *tokens, op.bonus))
     return;
   // entering_state comes from forward, where it included the initial state if there was one.
-  const std::int64_t first = tokens->tokens.first, end = end_of(tokens->tokens);
-  if ((op.state.present() || first != 0) && !holds_state(run, op.state, "entering state", What::state, {0, first, 1}, true, *tokens))
-    return;
-  if (!holds_state(run, op.dleaving, "leaving gradient", What::gradient, {end, run.num_tokens() - end, 1}, run.has_dstate_out, *tokens))
-    return;
+  const Segment past = past_of(run, tokens->tokens.first), future = future_of(run, end_of(tokens->tokens));
+  const bool needs_state = past.count != 0 || (past.first == 0 && run.has_dstate_in);
+  if ((op.state.present() || needs_state) && !holds_state(run, op.state, "entering state", What::state, past, true, *tokens)) return;
+  const bool is_given = run.has_dstate_out && end_of(future) == run.num_tokens();
+  if (!holds_state(run, op.dleaving, "leaving gradient", What::gradient, future, is_given, *tokens)) return;
   run.fill(op.dq, tokens->as(What::dq, true));
   run.fill(op.dk, tokens->as(What::dk, true));
   run.fill(op.dv, tokens->as(What::dv, true));
-  if (!op.dlog_decay.present()) return;
-  if (!run.decay_is_constant) return run.fill(op.dlog_decay, tokens->as(What::dlog_decay, true));
-  Fragment share{.what = What::dconstant_decay, .head = tokens->head};
-  share.sum = run.sums.of({Contribution::Kind::tokens, tokens->tokens, {}, tokens->head, tokens->num_heads, 0});
-  if (op.add_constant) {
-    const std::vector<Fragment> present = run.read(op.dlog_decay, "dlog_decay");
-    if (present.empty()) return;
-    if (present.size() != 1 || (present.front().what != What::zero && present.front().what != What::dconstant_decay))
-      return run.problem(fmt::format("adds to dlog_decay, which is {}", describe(present.front())));
-    if (present.front().what != What::zero) share.sum = run.sums.add(present.front().sum, share.sum);
-  }
-  run.fill(op.dlog_decay, share);
+  run.fill(op.dbeta, tokens->as(What::dbeta, true));
+  add_share(run, *tokens, op.dbonus, "dbonus", What::dbonus, op.add_constant);
+  if (run.decay_is_constant)
+    add_share(run, *tokens, op.dlog_decay, "dlog_decay", What::dconstant_decay, op.add_constant);
+  else
+    run.fill(op.dlog_decay, tokens->as(What::dlog_decay, true));
 }
 
 }  // namespace checker

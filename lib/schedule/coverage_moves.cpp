@@ -31,6 +31,10 @@ What what_of(Tensor tensor) {
       return What::sinks;
     case Tensor::log_decay:
       return What::log_decay;
+    case Tensor::beta:
+      return What::beta;
+    case Tensor::bonus:
+      return What::bonus;
     case Tensor::state_in:
     case Tensor::entering_state:
       return What::state;
@@ -59,18 +63,18 @@ bool name_slot(const Coverage& run, Rank rank, const Slot& slot, std::vector<Fra
     }
     return true;
   }
-  if (slot.tensor == Tensor::entering_state) {  // one state per segment, of everything before it
+  if (slot.tensor == Tensor::entering_state) {  // one state per segment, of what comes before it in its document
     const auto segments = run.claim.partition->segments(rank);
     if (slot.tokens != static_cast<std::int64_t>(segments.size())) return false;
     for (std::int64_t i = 0; i < slot.tokens; ++i) {
       fragment.rows = {i, 1};
-      fragment.tokens = {0, segments[static_cast<std::size_t>(i)].first, 1};
+      fragment.tokens = past_of(run, segments[static_cast<std::size_t>(i)].first);
       result.push_back(fragment);
     }
     return true;
   }
   if (slot.tokens != 1 && fragment.what != What::user) return false;
-  if (slot.tensor == Tensor::dstate_out) fragment.tokens.first = run.num_tokens();
+  if (slot.tensor == Tensor::dstate_out) fragment.tokens = future_of(run, run.num_tokens());
   result.push_back(fragment);
   return true;
 }
@@ -118,6 +122,13 @@ void apply(Coverage& run, const Add& op) {
     if (addend.what == What::user || sum.what == What::user) {
       both.what = What::user;
     } else if (addend.what != What::zero && sum.what != What::zero) {
+      const bool is_run = sum.what == What::log_sum || sum.what == What::state || sum.what == What::gradient;
+      if (is_run && addend.what == sum.what) {
+        const Fragment joined = added(run, sum, addend);
+        both.tokens = joined.tokens;
+        both.sum = joined.sum;
+        return result.push_back(both);
+      }
       if (addend.what != sum.what || !can_be_added(sum.what) || !same_name(addend, sum) || addend.complete || sum.complete)
         return run.problem(fmt::format("adds {} to {}", describe(addend), describe(sum)));
       both.sum = run.sums.add(sum.sum, addend.sum);

@@ -75,16 +75,21 @@ class Outputs {
       case Tensor::dv:
         return check_rows(fragment, What::dv);
       case Tensor::dlog_decay:
-        return run_.decay_is_constant ? check_constant_share(fragment) : check_rows(fragment, What::dlog_decay);
+        return run_.decay_is_constant ? check_share(fragment, What::dconstant_decay) : check_rows(fragment, What::dlog_decay);
+      case Tensor::dbeta:
+        return check_rows(fragment, What::dbeta);
+      case Tensor::dbonus:
+        return check_share(fragment, What::dbonus);
       case Tensor::state_out:
-        return check_state(fragment, What::state, {0, run_.num_tokens(), 1}, run_.has_state_in);
+        return check_leaving(fragment, What::state, run_.document_of(run_.num_tokens()), run_.has_state_in);
       case Tensor::dstate_in:
-        return check_state(fragment, What::gradient, {0, run_.num_tokens(), 1}, run_.has_dstate_out);
+        return check_leaving(fragment, What::gradient, run_.document_of(0), run_.has_dstate_out);
       case Tensor::entering_state: {
         const auto segments = run_.claim.partition->segments(schedule_->rank);
         for (std::int64_t row = fragment.rows.first; row < fragment.rows.end(); ++row) {
           if (row >= static_cast<std::int64_t>(segments.size())) return problem("it has more states than the rank has segments");
-          check_state(fragment, What::state, {0, segments[static_cast<std::size_t>(row)].first, 1}, run_.has_state_in);
+          const Segment past = past_of(run_, segments[static_cast<std::size_t>(row)].first);
+          check_state(fragment, What::state, past, run_.has_state_in && past.first == 0);
         }
         return;
       }
@@ -95,10 +100,16 @@ class Outputs {
     }
   }
 
+  /// What leaves the last document, or as a gradient the first: with the given state if there is only that document.
+  void check_leaving(const Fragment& fragment, What what, const Segment& document, bool is_given) {
+    check_state(fragment, what, document, is_given && document.count == run_.num_tokens());
+  }
+
   void check_state(const Fragment& fragment, What what, const Segment& want, bool complete) {
-    const bool is_right = fragment.what == What::zero ? want.count == 0 && !complete
-                                                      : fragment.what == what && equal(fragment.tokens, want) &&
-                                                            fragment.complete == complete && fragment.head == fragment.head_first;
+    const bool is_right = fragment.what == What::zero
+                              ? want.count == 0 && !complete
+                              : fragment.what == what && equal(fragment.tokens, want) && fragment.complete == complete &&
+                                    fragment.head == fragment.head_first && fragment.num_columns == 0;
     if (!is_right)
       problem(fmt::format("it is {}, want the {} of {}{}", describe(fragment), name(what), describe(want),
                           complete ? " and the one given" : ""));
@@ -110,8 +121,9 @@ class Outputs {
     const bool by_key = what == What::dk || what == What::dv, is_zero = fragment.what == What::zero;
     if (fragment.rows.end() > partition.tokens_on(schedule_->rank))
       return problem(fmt::format("it has rows beyond the rank's {} tokens", partition.tokens_on(schedule_->rank)));
-    if (is_zero ? what == What::lse || what == What::dlog_decay : fragment.what != what)
-      return problem(fmt::format("it is {}", describe(fragment)));
+    const bool made_by_one_op = what == What::dlog_decay || what == What::dbeta;                  // linear attention
+    const bool may_be_zero = what != What::lse && !made_by_one_op && run_.claim.mask != nullptr;  // no visible pair
+    if (is_zero ? !may_be_zero : fragment.what != what) return problem(fmt::format("it is {}", describe(fragment)));
     const std::int64_t limit = by_key ? run_.claim.kv_heads : run_.claim.q_heads;
     for (const Piece& piece : partition.pieces(schedule_->rank, fragment.rows, fragment.rows.first)) {
       Fragment part = clip(fragment, {piece.row, piece.tokens.count}, fragment.head_first, fragment.num_heads);
@@ -122,7 +134,7 @@ class Outputs {
       }
       if (!equal(part.tokens, piece.tokens) || part.head != part.head_first || part.head + part.num_heads > limit)
         return problem(fmt::format("where {} from head {} on belong it is {}", describe(piece.tokens), part.head_first, describe(part)));
-      if (part.complete || what == What::dlog_decay) continue;  // linear attention: made by one op
+      if (part.complete || made_by_one_op) continue;
       const auto key = std::tuple(part.sum, part.tokens.first, part.tokens.count, part.tokens.step, part.head, part.num_heads, by_key);
       if (right_.contains(key)) continue;  // lse goes with out, dv with dk
       if (!check_sum(part, by_key)) return;
@@ -210,10 +222,10 @@ class Outputs {
     return true;
   }
 
-  /// A constant decay's gradient: this rank's tokens, each once.
-  void check_constant_share(const Fragment& fragment) {
+  /// A gradient that all tokens have a part in: this rank's tokens, each once.
+  void check_share(const Fragment& fragment, What what) {
     const std::int64_t own = run_.claim.partition->tokens_on(schedule_->rank);
-    if (fragment.what == What::zero ? own != 0 : fragment.what != What::dconstant_decay || fragment.head != fragment.head_first)
+    if (fragment.what == What::zero ? own != 0 : fragment.what != what || fragment.head != fragment.head_first)
       return problem(fmt::format("it is {}", describe(fragment)));
     if (fragment.what == What::zero) return;
     if (!list_once(fragment.sum, {0, run_.num_tokens(), 1}, {fragment.head, fragment.num_heads}, false)) return;

@@ -10,9 +10,23 @@
 SEQCCL_BEGIN
 
 const char* name(const Op& op) noexcept {
-  constexpr const char* names[] = {
-      "attend",     "merge",        "row dot",      "attend backward",         "sink gradient",   "copy",  "add", "zero", "linear summary",
-      "state step", "linear local", "linear enter", "linear summary backward", "linear backward", "custom"};
+  constexpr const char* names[] = {"attend",
+                                   "merge",
+                                   "row dot",
+                                   "attend backward",
+                                   "sink gradient",
+                                   "copy",
+                                   "add",
+                                   "zero",
+                                   "linear summary",
+                                   "state step",
+                                   "take columns",
+                                   "put columns",
+                                   "linear local",
+                                   "linear enter",
+                                   "linear summary backward",
+                                   "linear backward",
+                                   "custom"};
   static_assert(std::size(names) == std::variant_size_v<Op>);
   return names[op.index()];
 }
@@ -21,7 +35,7 @@ const char* name(Tensor tensor) noexcept {
   constexpr const char* names[] = {
       "scratch",    "q",         "k",          "v",      "out",       "lse",      "sinks",     "dout",
       "dq",         "dk",        "dv",         "dsinks", "log_decay", "state_in", "state_out", "entering_state",
-      "dstate_out", "dstate_in", "dlog_decay", "user"};
+      "dstate_out", "dstate_in", "dlog_decay", "beta", "bonus", "dbeta", "dbonus", "user"};
   static_assert(std::size(names) == static_cast<std::size_t>(Tensor::user) + 1);
   return names[static_cast<int>(tensor)];
 }

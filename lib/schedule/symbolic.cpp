@@ -131,15 +131,21 @@ const char* name(What what) noexcept {
                                    "dv",
                                    "log_decay",
                                    "dlog_decay",
+                                   "beta",
+                                   "dbeta",
                                    "out without entering state",
                                    "sinks",
                                    "dsinks",
                                    "constant log_decay",
                                    "constant dlog_decay",
+                                   "bonus",
+                                   "dbonus",
                                    "state",
                                    "state gradient",
-                                   "log_sum"};
-  static_assert(std::size(names) == static_cast<std::size_t>(What::log_sum) + 1);
+                                   "log_sum",
+                                   "transition",
+                                   "transposed transition"};
+  static_assert(std::size(names) == static_cast<std::size_t>(What::transposed) + 1);
   return names[static_cast<int>(what)];
 }
 
@@ -152,6 +158,8 @@ std::string describe(const Segment& tokens) {
 std::string describe(const Fragment& fragment) {
   if (fragment.what == What::zero || fragment.what == What::user) return name(fragment.what);
   std::string text = name(fragment.what);
+  if (fragment.num_columns != 0)
+    text += fmt::format(", columns {} .. {},", fragment.column_first, fragment.column_first + fragment.num_columns - 1);
   if (row_is_token(fragment.what) || fragment.what >= What::state) text += " of " + describe(fragment.tokens);
   const std::int64_t last = fragment.head + fragment.num_heads - 1;
   return text + (last == fragment.head ? fmt::format(", head {}", last) : fmt::format(", heads {} .. {}", fragment.head, last));
@@ -161,7 +169,9 @@ bool same_rows_and_heads(const Fragment& a, const Fragment& b) noexcept {
   return a.rows == b.rows && a.head_first == b.head_first && a.num_heads == b.num_heads;
 }
 
-bool same_name(const Fragment& a, const Fragment& b) noexcept { return a.head == b.head && equal(a.tokens, b.tokens); }
+bool same_name(const Fragment& a, const Fragment& b) noexcept {
+  return a.head == b.head && equal(a.tokens, b.tokens) && a.column_first == b.column_first && a.num_columns == b.num_columns;
+}
 
 Fragment clip(const Fragment& fragment, Rows rows, std::int64_t head_first, std::int64_t num_heads) {
   const std::int64_t row = std::max(fragment.rows.first, rows.first), row_end = std::min(fragment.rows.end(), rows.end());

@@ -77,14 +77,20 @@ enum class What : std::uint8_t {
   dv,  // a row is a token
   log_decay,
   dlog_decay,
+  beta,
+  dbeta,
   local_out,  // a row is a token; local_out lacks the entering state
   sinks,
   dsinks,
   constant_decay,
-  dconstant_decay,  // no tokens
+  dconstant_decay,
+  bonus,
+  dbonus,  // no tokens
   state,
   gradient,
-  log_sum,  // a row is a run of tokens, `tokens`
+  log_sum,
+  transition,
+  transposed,  // a row is a run of tokens, `tokens`; what the run does to a state, and to a gradient
 };
 [[nodiscard]] const char* name(What what) noexcept;
 [[nodiscard]] constexpr bool row_is_token(What what) noexcept { return what >= What::q && what <= What::local_out; }
@@ -96,12 +102,13 @@ struct Fragment {
   What what = What::user;
   Segment tokens{};            // row i is tokens[i] if a row is a token
   std::int64_t head = 0;       // global head of the first
-  SumId sum = 0;               // out, lse, dq, dk, dv, dsinks, dconstant_decay: what went in
+  SumId sum = 0;               // out, lse, dq, dk, dv, dsinks, dconstant_decay, dbonus, states that are sums: what went in
   bool complete = false;       // a finished result, not a sum in progress; a state: includes the initial one
   std::int64_t run_first = 0;  // local_out: first token of its run
+  std::int64_t column_first = 0, num_columns = 0;  // a state: some of its columns; none: all of them
 };
 [[nodiscard]] bool same_rows_and_heads(const Fragment& a, const Fragment& b) noexcept;
-/// Same tokens and global heads, for fragments of equal extents.
+/// Same tokens, global heads and columns, for fragments of equal extents.
 [[nodiscard]] bool same_name(const Fragment& a, const Fragment& b) noexcept;
 /// "k of tokens 0 .. 1023, heads 0 .. 7"
 [[nodiscard]] std::string describe(const Fragment& fragment);

@@ -8,6 +8,7 @@
 #include <array>
 
 #include "api/movement_support.hpp"
+#include "collectives/linear_plans.hpp"
 
 namespace seqccl::test {
 namespace {
@@ -18,10 +19,10 @@ void expect_serial_recurrence(const StateScanSpec& spec, std::uint64_t seed) {
   const Partition& partition = spec.partition;
   const int num_ranks = partition.num_ranks();
   const std::int64_t B = spec.batch, H = spec.heads, Dk = spec.key_dim, Dv = spec.value_dim, E = H * Dk * Dv;
-  const bool constant = spec.decay == LinearKind::constant_decay, vector = spec.decay == LinearKind::vector_gate;
-  const bool gated = vector || spec.decay == LinearKind::scalar_gate;
+  const bool constant = spec.decay == LinearKind::constant_decay, dense = is_delta(spec.decay);
+  const std::int64_t numbers = dense ? Dk * Dk : decay_size(spec.decay, Dk);  // of a transition, per head
   struct Shard {
-    HostTensor updates, log_sums, entering, want;
+    HostTensor updates, transitions, entering, want;
   };
   struct Run {
     Rank owner;
@@ -35,8 +36,9 @@ void expect_serial_recurrence(const StateScanSpec& spec, std::uint64_t seed) {
     const auto R = static_cast<std::int64_t>(partition.segments(rank).size());
     for (std::int64_t i = 0; i < R; ++i) runs.push_back({rank, i, partition.segments(rank)[static_cast<std::size_t>(i)]});
     shards.push_back({random_tensor(f32, {B, R, H, Dk, Dv}, seed + 10 + rank),
-                      random_tensor(f32, {B, R, H, vector ? Dk : 1}, seed + 50 + rank, 0.5), HostTensor(f32, {B, R, H, Dk, Dv}),
-                      HostTensor(f32, {B, R, H, Dk, Dv})});
+                      dense ? random_tensor(f32, {B, R, H, Dk, Dk}, seed + 50 + rank, 0.5 / std::sqrt(static_cast<double>(Dk)))
+                            : random_tensor(f32, {B, R, H, std::max<std::int64_t>(numbers, 1)}, seed + 50 + rank, 0.5),
+                      HostTensor(f32, {B, R, H, Dk, Dv}), HostTensor(f32, {B, R, H, Dk, Dv})});
   }
   std::sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) { return a.tokens.first < b.tokens.first; });
   if (spec.reverse) std::reverse(runs.begin(), runs.end());
@@ -45,21 +47,29 @@ void expect_serial_recurrence(const StateScanSpec& spec, std::uint64_t seed) {
   for (const auto& [owner, index, tokens] : runs) {
     Shard& shard = shards[owner];
     const std::int64_t R = shard.want.geometry.shape[1];
+    std::vector<double> next(state.size());
     for (std::int64_t i = 0; i < B * E; ++i) {
       const std::int64_t row = i / E * R + index, at = row * E + i % E, h = i % E / (Dk * Dv), d = i % (Dk * Dv) / Dv;
-      double& number = state[static_cast<std::size_t>(i)];
+      const double number = state[static_cast<std::size_t>(i)];
       shard.want.set(at, number);
+      double& sum = next[static_cast<std::size_t>(i)];
+      sum = shard.updates.get(at);
+      const std::int64_t first = (row * H + h) * numbers;
+      for (std::int64_t e = 0; dense && e < Dk; ++e)
+        sum += shard.transitions.get(first + d * Dk + e) * state[static_cast<std::size_t>(i + (e - d) * Dv)];
+      if (dense) continue;
       double log_sum = 0;
       if (constant) log_sum = decay.get(h) * static_cast<double>(tokens.count);
-      if (gated) log_sum = vector ? shard.log_sums.get((row * H + h) * Dk + d) : shard.log_sums.get(row * H + h);
-      number = std::exp(log_sum) * number + shard.updates.get(at);
+      if (numbers != 0) log_sum = shard.transitions.get(first + (numbers == 1 ? 0 : d));
+      sum += std::exp(log_sum) * number;
     }
+    state = std::move(next);
   }
   on_ranks(num_ranks, [&](Communicator& comm) {
     Shard& shard = shards[comm.rank()];
     StateScan scan(comm, spec);
     EXPECT_EQ(scan.num_runs(), shard.updates.geometry.shape[1]);
-    const ConstTensorView log_sums = constant ? decay.view() : gated ? std::as_const(shard.log_sums).view() : ConstTensorView{};
+    const ConstTensorView log_sums = constant ? decay.view() : numbers != 0 ? std::as_const(shard.transitions).view() : ConstTensorView{};
     for (int repeat = 0; repeat < 2; ++repeat)
       scan.run(std::as_const(shard.updates).view(), log_sums, initial.view(), shard.entering.view());
     const Distance error = distance(shard.entering, shard.want);
@@ -70,8 +80,9 @@ void expect_serial_recurrence(const StateScanSpec& spec, std::uint64_t seed) {
 TEST(StateScan, IsTheSerialRecurrenceBothWays) {
   std::uint64_t number = 0;
   for (const int num_ranks : ranks_of)
-    for (const LinearKind decay : {LinearKind::basic, LinearKind::constant_decay, LinearKind::scalar_gate, LinearKind::vector_gate})
-      for (const Scan scan : {Scan::all_gather, Scan::chain})
+    for (const LinearKind decay :
+         {LinearKind::basic, LinearKind::constant_decay, LinearKind::scalar_gate, LinearKind::vector_gate, LinearKind::kda})
+      for (const Scan scan : all_scans)
         for (const bool reverse : {false, true})
           for (const bool initial : {false, true}) {
             const std::int64_t N = ++number % 7 == 0 ? 3 : 26;
@@ -85,7 +96,9 @@ TEST(StateScan, IsTheSerialRecurrenceBothWays) {
                                       .partition = partition,
                                       .scan = scan,
                                       .reverse = reverse,
-                                      .initial = initial},
+                                      .initial = initial,
+                                      .column_blocks = 3,
+                                      .ranks_per_node = num_ranks < 3 ? 0 : 2},
                                      number);
             if (::testing::Test::HasFailure()) return;
           }
@@ -99,6 +112,13 @@ TEST(StateScan, RefusesWrongArguments) {
     HostTensor states(f32, {1, 1, 2, 2, 3}), entering = states, log_sums(f32, {1, 1, 2, 1});
     EXPECT_REFUSED("StateScan::run: log_sums is missing, want f32 (1, 1, 2, 1)", scan.run(states.view(), {}, {}, entering.view()));
     EXPECT_REFUSED("StateScan::run: entering has shape (1, 1, 2, 1)", scan.run(states.view(), log_sums.view(), {}, log_sums.view()));
+    StateScanSpec dense = spec;
+    dense.decay = LinearKind::delta;
+    StateScan dense_scan(comm, dense);
+    EXPECT_REFUSED("StateScan::run: log_sums has shape (1, 1, 2, 1), want (1, 1, 2, 2, 2)",
+                   dense_scan.run(states.view(), log_sums.view(), {}, entering.view()));
+    dense.scan = Scan::pipelined_chain;
+    EXPECT_REFUSED("StateScanSpec: column_blocks is 4, want 1 to 3", StateScan(comm, dense));
     StateScanSpec striped = spec;
     striped.partition = Partition::from_segments(4, {{{0, 2, 2}, {1, 2, 2}}});
     EXPECT_REFUSED("StateScanSpec: partition is striped", StateScan(comm, striped));

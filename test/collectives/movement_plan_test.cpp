@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
-#include "collectives/plans.hpp"
+#include "collectives/linear_plans.hpp"
 #include "seqccl/check.hpp"
 #include "seqccl/cost.hpp"
 
@@ -125,10 +125,10 @@ TEST(MovementPlan, GatherAndRingReceiveWhatTheMethodsReceive) {
 TEST(MovementPlan, ScanReceivesWhatLinearAttentionReceives) {
   for (const int num_ranks : ranks_of)
     for (const Partition& partition : {Partition::contiguous(4 * num_ranks, num_ranks), Partition::zigzag(4 * num_ranks, num_ranks)})
-      for (const LinearKind decay : {LinearKind::basic, LinearKind::constant_decay, LinearKind::scalar_gate, LinearKind::vector_gate})
-        for (const Scan scan : {Scan::all_gather, Scan::chain}) {
-          LinearSpec layer{.heads = 3, .head_dim = 4, .v_head_dim = 2, .partition = partition, .kind = decay, .scan = scan};
-          StateScanSpec spec{.heads = 3, .key_dim = 4, .value_dim = 2, .decay = decay, .partition = partition, .scan = scan};
+      for (const LinearKind decay : all_kinds)
+        for (const Scan scan : all_scans) {
+          LinearSpec layer{.heads = 3, .head_dim = 4, .v_head_dim = 6, .partition = partition, .kind = decay, .scan = scan};
+          StateScanSpec spec{.heads = 3, .key_dim = 4, .value_dim = 6, .decay = decay, .partition = partition, .scan = scan};
           for (Rank rank = 0; rank < num_ranks; ++rank) {
             spec.reverse = false;
             EXPECT_EQ(received(collectives::state_scan(spec, rank)), received(collectives::linear_forward(layer, rank)));

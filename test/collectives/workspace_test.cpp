@@ -71,15 +71,34 @@ TEST_P(Workspace, StateScan) {
   layer.dtype = dtype;
   layer.partition = Partition::contiguous(c * P, static_cast<int>(P));
   layer.kind = LinearKind::vector_gate;
-  const std::int64_t m_E = 16 * D * D * 4, m_M = 16 * D * 4;
+  const std::int64_t m_E = 16 * D * D * 4, m_M = 16 * D * 4, sums_in_f32 = narrow * c * 16 * D * 4;
+  // Nobody asks for what the last run leaves, nor for what the first does to a state.
+  const auto own = [&](std::int64_t r) { return (r + 1 < P) * m_E + (r > 0 && r + 1 < P) * m_M; };
   for (const Schedule& schedule : record_all(collectives::linear_forward, layer)) {
     const std::int64_t r = schedule.rank;
-    expect_bytes(schedule, (m_E + m_M) + (r > 0 ? r * m_E + (r - 1) * m_M + m_E : 0) + narrow * c * 16 * D * 4);
+    expect_bytes(schedule, own(r) + (r > 0 ? r * m_E + (r - 1) * m_M + m_E : 0) + sums_in_f32);
   }
   layer.scan = Scan::chain;
   for (const Schedule& schedule : record_all(collectives::linear_forward, layer)) {
     const std::int64_t r = schedule.rank;
-    expect_bytes(schedule, (m_E + m_M) + (r > 0) * m_E + (r + 1 < P) * m_E + narrow * c * 16 * D * 4);
+    const bool in_the_middle = r > 0 && r + 1 < P;
+    expect_bytes(schedule, own(r) + (r > 0) * m_E + in_the_middle * m_E + sums_in_f32);
+  }
+  layer.scan = Scan::pipelined_chain;  // and columns apart, and joined again
+  for (const Schedule& schedule : record_all(collectives::linear_forward, layer)) {
+    const std::int64_t r = schedule.rank;
+    const bool in_the_middle = r > 0 && r + 1 < P;
+    expect_bytes(schedule, own(r) + (r + 1 < P) * m_E + (r > 0) * 2 * m_E + in_the_middle * m_E + sums_in_f32);
+  }
+  layer.scan = Scan::doubling;  // every round receives into memory of its own
+  for (const Schedule& schedule : record_all(collectives::linear_forward, layer)) {
+    const std::int64_t r = schedule.rank;
+    std::int64_t rounds = 0;
+    for (std::int64_t reach = 1; reach <= r; reach *= 2) {
+      const bool has_transition = 2 * reach <= r, goes_on = r + 2 * reach < P;
+      rounds += (1 + goes_on) * (m_E + has_transition * m_M);
+    }
+    expect_bytes(schedule, own(r) + rounds + sums_in_f32);
   }
 }
 

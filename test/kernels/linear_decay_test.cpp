@@ -3,7 +3,7 @@
 #include <functional>
 #include <limits>
 
-#include "linear_problem.hpp"
+#include "linear_layer.hpp"
 
 namespace seqccl::test {
 namespace {
@@ -28,8 +28,8 @@ const Pattern patterns[] = {
     {"all -inf", [](std::int64_t, double) { return -infinity; }},
 };
 
-LinearInputs strong_inputs(Decay decay, const Pattern& pattern, std::uint64_t seed) {
-  LinearInputs in = linear_inputs({1, 130, 2, 24, 16}, decay, DType::f32, seed);
+LinearInputs strong_inputs(Kind kind, Decay decay, const Pattern& pattern, std::uint64_t seed) {
+  LinearInputs in = linear_inputs({1, 130, 2, 24, 16}, decay, DType::f32, seed, DType::f32, kind);
   std::mt19937_64 generator(seed);
   std::uniform_real_distribution<double> uniform(0, 1);
   const std::int64_t numbers_per_token = in.log_decay.size() / (decay == Decay::constant ? 1 : in.shape.tokens);
@@ -59,23 +59,28 @@ double row_error(const HostTensor& got, const HostTensor& want) {
 }
 
 TEST(LinearDecay, EveryRowKeepsItsPrecision) {
-  for (const Decay decay : {Decay::constant, Decay::scalar, Decay::vector}) {
-    const LinearInputs mild = linear_inputs({1, 130, 2, 24, 16}, decay, DType::f32, 9);
-    const LinearResults mild_results = reference_results(mild);
-    const double largest = distance(mild_results.dlog_decay, mild_results.dlog_decay).reference_max;
-    for (const Pattern& pattern : patterns) {
-      const LinearInputs in = strong_inputs(decay, pattern, 10);
-      const LinearResults want = reference_results(in);
-      for (const std::vector<std::int64_t>& cuts : {std::vector<std::int64_t>{}, {50, 71}}) {
-        const LinearResults got = kernel_results(in, {.cuts = cuts});
-        const std::string what = fmt::format("{} gate, {}, {} runs", name(decay), pattern.name, cuts.size() + 1);
-        EXPECT_LE(row_error(got.out, want.out), 1e-5) << what;
-        EXPECT_LE(row_error(got.dq, want.dq), 1e-5) << what;
-        EXPECT_LE(row_error(got.dk, want.dk), 1e-5) << what;
-        EXPECT_LE(row_error(got.dv, want.dv), 1e-5) << what;
-        EXPECT_LE(row_error(got.state_out, want.state_out), 1e-5) << what;
-        EXPECT_LE(row_error(got.dstate_in, want.dstate_in), 1e-5) << what;
-        EXPECT_LE(distance(got.dlog_decay, want.dlog_decay).max, 1e-5 * largest) << what;
+  for (const Kind kind : {Kind::plain, Kind::bonus}) {
+    for (const Decay decay : {Decay::constant, Decay::scalar, Decay::vector}) {
+      const LinearInputs mild = linear_inputs({1, 130, 2, 24, 16}, decay, DType::f32, 9, DType::f32, kind);
+      const LinearResults mild_results = reference_results(mild);
+      const double largest = distance(mild_results.dlog_decay, mild_results.dlog_decay).reference_max;
+      for (const Pattern& pattern : patterns) {
+        const LinearInputs in = strong_inputs(kind, decay, pattern, 10);
+        const LinearResults want = reference_results(in);
+        for (const std::vector<std::int64_t>& cuts : {std::vector<std::int64_t>{}, {50, 71}}) {
+          const LinearResults got = kernel_results(in, {.cuts = cuts, .local_has_state = !cuts.empty()});
+          const std::string what = fmt::format("{}, {} gate, {}, {} runs", name(kind), name(decay), pattern.name, cuts.size() + 1);
+          EXPECT_LE(row_error(got.out, want.out), 1e-5) << what;
+          EXPECT_LE(row_error(got.dq, want.dq), 1e-5) << what;
+          EXPECT_LE(row_error(got.dk, want.dk), 1e-5) << what;
+          EXPECT_LE(row_error(got.dv, want.dv), 1e-5) << what;
+          EXPECT_LE(row_error(got.state_out, want.state_out), 1e-5) << what;
+          EXPECT_LE(row_error(got.dstate_in, want.dstate_in), 1e-5) << what;
+          EXPECT_LE(distance(got.dlog_decay, want.dlog_decay).max, 1e-5 * largest) << what;
+          if (kind == Kind::bonus) {
+            EXPECT_LE(distance(got.dbonus, want.dbonus).relative_rms, 1e-6) << what;
+          }
+        }
       }
     }
   }
@@ -95,23 +100,26 @@ TEST(LinearDecay, ZeroLogDecayGivesTheBitsOfNoDecayUpToSummation) {
 }
 
 TEST(LinearDecay, ATotalDecayCutsTheRun) {
-  for (const Decay decay : {Decay::scalar, Decay::vector}) {
-    LinearInputs in = linear_inputs({1, 130, 1, 8, 8}, decay, DType::f32, 30);
-    constexpr std::int64_t cut = 70;
-    const std::int64_t width = decay == Decay::vector ? 8 : 1;
-    for (std::int64_t d = 0; d < width; ++d) in.log_decay.set(cut * width + d, -infinity);
-    LinearInputs other = in;  // what was before the cut must not matter behind it, to the last bit
-    for (std::int64_t i = 0; i < cut * 8; ++i) other.k.set(i, 1000), other.v.set(i, -1000);
-    other.state.fill(1e30);
-    const LinearResults a = kernel_results(in), b = kernel_results(other);
-    for (std::int64_t i = cut * 8; i < 130 * 8; ++i) ASSERT_EQ(a.out.get(i), b.out.get(i)) << name(decay) << ' ' << i / 8;
-    EXPECT_EQ(a.state_out.bytes, b.state_out.bytes);
-    for (std::int64_t d = 0; d < width; ++d) EXPECT_EQ(a.dlog_decay.get(cut * width + d), 0) << name(decay);
-    // and no gradient of what is behind it reaches the state in front
-    LinearInputs behind = in;
-    for (std::int64_t i = cut * 8; i < 130 * 8; ++i) behind.dout.set(i, 1000);
-    behind.dleaving.fill(1e30);
-    EXPECT_EQ(kernel_results(behind).dstate_in.bytes, a.dstate_in.bytes) << name(decay);
+  constexpr std::int64_t cut = 70;
+  for (const Kind kind : {Kind::plain, Kind::bonus}) {
+    for (const Decay decay : {Decay::scalar, Decay::vector}) {
+      LinearInputs in = linear_inputs({1, 130, 1, 8, 8}, decay, DType::f32, 30, DType::f32, kind);
+      const std::int64_t reads = kind == Kind::bonus ? cut + 1 : cut;  // a bonus token still reads what was before it
+      const std::int64_t width = decay == Decay::vector ? 8 : 1;
+      for (std::int64_t d = 0; d < width; ++d) in.log_decay.set(cut * width + d, -infinity);
+      LinearInputs other = in;  // what was before the cut must not matter behind it, to the last bit
+      for (std::int64_t i = 0; i < cut * 8; ++i) other.k.set(i, 1000), other.v.set(i, -1000);
+      other.state.fill(1e30);
+      const LinearResults a = kernel_results(in), b = kernel_results(other);
+      for (std::int64_t i = reads * 8; i < 130 * 8; ++i) ASSERT_EQ(a.out.get(i), b.out.get(i)) << name(decay) << ' ' << i / 8;
+      EXPECT_EQ(a.state_out.bytes, b.state_out.bytes);
+      for (std::int64_t d = 0; d < width; ++d) EXPECT_EQ(a.dlog_decay.get(cut * width + d), 0) << name(decay);
+      // and no gradient of what is behind it reaches the state in front
+      LinearInputs behind = in;
+      for (std::int64_t i = reads * 8; i < 130 * 8; ++i) behind.dout.set(i, 1000);
+      behind.dleaving.fill(1e30);
+      EXPECT_EQ(kernel_results(behind).dstate_in.bytes, a.dstate_in.bytes) << name(decay);
+    }
   }
 }
 

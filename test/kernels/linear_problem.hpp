@@ -1,4 +1,4 @@
-// linear_problem.hpp - a whole linear attention layer, forward and backward: by the reference, and in pieces by the CPU kernels.
+// linear_problem.hpp - inputs of a whole linear attention layer, its results by the reference, and how close results have to be.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -21,6 +21,13 @@ inline const char* name(Decay decay) {
   return names[static_cast<int>(decay)];
 }
 
+enum class Kind { plain, delta, bonus };  // what goes with the decay: nothing, beta, or a bonus
+inline constexpr Kind all_kinds[] = {Kind::plain, Kind::delta, Kind::bonus};
+inline const char* name(Kind kind) {
+  constexpr const char* names[] = {"plain", "delta", "bonus"};
+  return names[static_cast<int>(kind)];
+}
+
 struct LinearShape {
   std::int64_t batch = 2, tokens = 16, heads = 2, key_dim = 8, value_dim = 8;
 };
@@ -33,10 +40,25 @@ struct LinearInputs {
   HostTensor log_decay;        // (H), (B, T, H) or (B, T, H, Dk); empty if there is none
   HostTensor state, dleaving;  // (B, H, Dk, Dv)
   double scale = 1;
+  Kind kind = Kind::plain;
+  HostTensor beta, bonus;               // (B, T, H) of delta, (H, Dk) of bonus, else empty
+  std::vector<std::int64_t> documents;  // the reference only
+  bool causal = true;                   // the reference only; else no state
 };
 
-inline LinearInputs linear_inputs(const LinearShape& s, Decay decay, DType dtype, std::uint64_t seed, DType side = DType::f32) {
-  LinearInputs in{.shape = s, .decay = decay};
+/// Rows of length 1, as the delta kinds have their keys.
+inline void normalize_rows(HostTensor& x) {
+  const std::int64_t dim = x.geometry.shape[x.geometry.num_axes - 1];
+  for (std::int64_t row = 0; row < x.size(); row += dim) {
+    double square = 0;
+    for (std::int64_t d = 0; d < dim; ++d) square += std::pow(x.get(row + d), 2);
+    for (std::int64_t d = 0; d < dim; ++d) x.set(row + d, x.get(row + d) / std::sqrt(square));
+  }
+}
+
+inline LinearInputs linear_inputs(const LinearShape& s, Decay decay, DType dtype, std::uint64_t seed, DType side = DType::f32,
+                                  Kind kind = Kind::plain) {
+  LinearInputs in{.shape = s, .decay = decay, .kind = kind};
   in.q = random_tensor(dtype, {s.batch, s.tokens, s.heads, s.key_dim}, seed + 1);
   in.k = random_tensor(dtype, {s.batch, s.tokens, s.heads, s.key_dim}, seed + 2);
   in.v = random_tensor(dtype, {s.batch, s.tokens, s.heads, s.value_dim}, seed + 3);
@@ -49,12 +71,18 @@ inline LinearInputs linear_inputs(const LinearShape& s, Decay decay, DType dtype
   if (decay != Decay::none) {
     for (std::int64_t i = 0; i < in.log_decay.size(); ++i) in.log_decay.set(i, -std::abs(in.log_decay.get(i)));
   }
+  if (kind == Kind::delta) {  // beta in (0, 1.5): above 1 a token turns what it finds around
+    normalize_rows(in.k);
+    in.beta = random_tensor(side, {s.batch, s.tokens, s.heads}, seed + 8);
+    for (std::int64_t i = 0; i < in.beta.size(); ++i) in.beta.set(i, 1.5 / (1 + std::exp(-in.beta.get(i))));
+  }
+  if (kind == Kind::bonus) in.bonus = random_tensor(side, {s.heads, s.key_dim}, seed + 8);
   in.scale = 1 / std::sqrt(static_cast<double>(s.key_dim));
   return in;
 }
 
 struct LinearResults {
-  HostTensor out, state_out, dq, dk, dv, dlog_decay, dstate_in;
+  HostTensor out, state_out, dq, dk, dv, dlog_decay, dstate_in, dbeta, dbonus;
   [[nodiscard]] std::vector<std::pair<const char*, const HostTensor*>> all() const {
     return {{"out", &out},
             {"state_out", &state_out},
@@ -62,7 +90,9 @@ struct LinearResults {
             {"dk", &dk},
             {"dv", &dv},
             {"dlog_decay", &dlog_decay},
-            {"dstate_in", &dstate_in}};
+            {"dstate_in", &dstate_in},
+            {"dbeta", &dbeta},
+            {"dbonus", &dbonus}};
   }
 };
 
@@ -75,134 +105,41 @@ inline HostTensor same_shape(const HostTensor& like, DType dtype) {
   return result;
 }
 
+inline reference::Linear problem_of(const LinearInputs& in) {
+  const auto optional = [](const HostTensor& tensor, bool there) { return there ? tensor.view() : ConstTensorView{}; };
+  return {.q = in.q.view(),
+          .k = in.k.view(),
+          .v = in.v.view(),
+          .log_decay = optional(in.log_decay, in.decay != Decay::none),
+          .state_in = optional(in.state, in.causal),
+          .scale = in.scale,
+          .beta = optional(in.beta, in.kind == Kind::delta),
+          .bonus = optional(in.bonus, in.kind == Kind::bonus),
+          .documents = in.documents,
+          .causal = in.causal};
+}
+
 /// The layer by the reference: in double, or with sums in f32 (`plain`).
 inline LinearResults reference_results(const LinearInputs& in, bool plain = false, int num_threads = 1) {
   const DType dtype = DType::f64;
   LinearResults r;
   r.out = same_shape(in.v, dtype), r.state_out = same_shape(in.state, dtype), r.dstate_in = same_shape(in.state, dtype);
   r.dq = same_shape(in.q, dtype), r.dk = same_shape(in.k, dtype), r.dv = same_shape(in.v, dtype);
-  reference::Linear problem{in.q.view(), in.k.view(), in.v.view(), {}, in.state.view(), in.scale};
-  reference::LinearGradients gradients{r.dq.view(), r.dk.view(), r.dv.view(), {}, r.dstate_in.view()};
-  if (in.decay != Decay::none) {
-    r.dlog_decay = same_shape(in.log_decay, dtype);
-    problem.log_decay = in.log_decay.view(), gradients.dlog_decay = r.dlog_decay.view();
-  }
+  if (in.decay != Decay::none) r.dlog_decay = same_shape(in.log_decay, dtype);
+  if (in.kind == Kind::delta) r.dbeta = same_shape(in.beta, dtype);
+  if (in.kind == Kind::bonus) r.dbonus = same_shape(in.bonus, dtype);
+  const reference::Linear problem = problem_of(in);
+  const auto optional = [](HostTensor& tensor, bool there) { return there ? tensor.view() : TensorView{}; };
+  const reference::LinearGradients gradients{r.dq.view(),
+                                             r.dk.view(),
+                                             r.dv.view(),
+                                             optional(r.dlog_decay, in.decay != Decay::none),
+                                             optional(r.dstate_in, in.causal),
+                                             optional(r.dbeta, in.kind == Kind::delta),
+                                             optional(r.dbonus, in.kind == Kind::bonus)};
   (plain ? reference::linear_plain : reference::linear)(problem, r.out.view(), r.state_out.view(), num_threads);
   (plain ? reference::linear_backward_plain : reference::linear_backward)(problem, in.dout.view(), in.dleaving.view(), gradients,
                                                                           num_threads);
-  return r;
-}
-
-/// A tensor of four axes in memory of its own; `strided` swaps the middle axes, pads the last and starts one element late.
-struct Box {
-  HostTensor storage;
-  Geometry geometry;
-  std::int64_t offset = 0;
-
-  Box() = default;
-  Box(DType dtype, std::int64_t a, std::int64_t b, std::int64_t c, std::int64_t d, bool strided) : geometry(contiguous({a, b, c, d})) {
-    if (strided) {
-      geometry.strides = {b * c * (d + 3), d + 3, b * (d + 3), 1};
-      offset = 1;
-    }
-    storage = HostTensor(dtype, {a * b * c * (strided ? d + 3 : d) + offset});
-  }
-  /// The same numbers as in a dense tensor of four axes.
-  Box(const HostTensor& dense, bool strided)
-      : Box(dense.dtype, dense.geometry.shape[0], dense.geometry.shape[1], dense.geometry.shape[2], dense.geometry.shape[3], strided) {
-    for (std::int64_t i = 0; i < dense.size(); ++i) storage.set(place(i), dense.get(i));
-  }
-  [[nodiscard]] std::int64_t place(std::int64_t index) const {
-    std::int64_t at = offset;
-    for (int axis = 3; axis >= 0; --axis) {
-      at += index % geometry.shape[axis] * geometry.strides[axis];
-      index /= geometry.shape[axis];
-    }
-    return at;
-  }
-  [[nodiscard]] HostTensor dense() const {
-    HostTensor result(storage.dtype, {geometry.shape[0], geometry.shape[1], geometry.shape[2], geometry.shape[3]});
-    for (std::int64_t i = 0; i < result.size(); ++i) result.set(i, storage.get(place(i)));
-    return result;
-  }
-  /// Tokens [first, first + count) of axis 1.
-  [[nodiscard]] TensorView tokens(std::int64_t first, std::int64_t count) {
-    TensorView part = view();
-    part.data = static_cast<std::byte*>(part.data) + first * geometry.strides[1] * static_cast<std::int64_t>(size_bytes(part.dtype));
-    part.geometry.shape[1] = count;
-    return part;
-  }
-  [[nodiscard]] TensorView view() {
-    return {storage.bytes.data() + offset * static_cast<std::int64_t>(size_bytes(storage.dtype)), storage.dtype, geometry};
-  }
-};
-
-struct RunOptions {
-  std::vector<std::int64_t> cuts;  // the tokens before which a new run starts
-  bool strided = false;
-  int num_threads = 1;
-};
-
-/// The layer by the CPU kernels: a chain of runs, each with its summary, its outputs and its gradients.
-inline LinearResults kernel_results(const LinearInputs& in, const RunOptions& options = {}) {
-  const auto [batch, tokens, heads, key_dim, value_dim] = in.shape;
-  const bool strided = options.strided;
-  const int num_threads = options.num_threads;
-  const auto scale = static_cast<float>(in.scale);
-  Box q(in.q, strided), k(in.k, strided), v(in.v, strided), dout(in.dout, strided), dstate(in.dleaving, strided);
-  Box out(DType::f32, batch, tokens, heads, value_dim, strided);
-  Box dq(in.q.dtype, batch, tokens, heads, key_dim, strided), dk = dq, dv(in.v.dtype, batch, tokens, heads, value_dim, strided);
-
-  // log decays (B, T, H, 1 or Dk) in the layout of the kernels
-  const bool decays = in.decay != Decay::none;
-  const std::int64_t width = in.decay == Decay::vector ? key_dim : 1;
-  Box log_decay, dlog_decay;
-  if (decays) {
-    HostTensor logs = in.log_decay;
-    logs.geometry = in.decay == Decay::constant ? contiguous({1, 1, heads, 1}) : contiguous({batch, tokens, heads, width});
-    log_decay = Box(logs, strided);
-    dlog_decay = Box(DType::f32, logs.geometry.shape[0], logs.geometry.shape[1], heads, width, strided);
-    if (in.decay == Decay::constant) {
-      log_decay.geometry.shape[0] = batch, log_decay.geometry.shape[1] = tokens;
-      log_decay.geometry.strides[0] = log_decay.geometry.strides[1] = 0;
-    }
-  }
-  const auto logs_of = [&](std::int64_t first, std::int64_t count) { return decays ? log_decay.tokens(first, count) : TensorView{}; };
-
-  std::vector<std::int64_t> bounds = options.cuts;
-  bounds.insert(bounds.begin(), 0);
-  bounds.push_back(tokens);
-  const auto num_runs = std::ssize(bounds) - 1;
-  std::vector<Box> states{Box(in.state, strided)};
-  for (std::int64_t run = 0; run < num_runs; ++run) {
-    const std::int64_t first = bounds[static_cast<std::size_t>(run)], count = bounds[static_cast<std::size_t>(run) + 1] - first;
-    Box summary(DType::f32, batch, heads, key_dim, value_dim, strided), log_sum(DType::f32, batch, heads, width, 1, strided);
-    const TensorView sums = decays ? log_sum.view() : TensorView{};
-    cpu::linear_summary({k.tokens(first, count), v.tokens(first, count), logs_of(first, count), summary.view(), sums, num_threads});
-    cpu::linear_local({q.tokens(first, count), k.tokens(first, count), v.tokens(first, count), logs_of(first, count),
-                       out.tokens(first, count), scale, num_threads});
-    cpu::linear_enter({q.tokens(first, count), logs_of(first, count), states.back().view(), out.tokens(first, count), scale, num_threads});
-    states.push_back(states.back());
-    cpu::state_step({.log_sum = sums, .update = summary.view(), .state = states.back().view(), .num_threads = num_threads});
-  }
-  for (std::int64_t run = num_runs - 1; run >= 0; --run) {
-    const std::int64_t first = bounds[static_cast<std::size_t>(run)], count = bounds[static_cast<std::size_t>(run) + 1] - first;
-    Box summary(DType::f32, batch, heads, key_dim, value_dim, strided), log_sum(DType::f32, batch, heads, width, 1, strided);
-    const TensorView sums = decays ? log_sum.view() : TensorView{};
-    const bool constant = in.decay == Decay::constant;
-    const TensorView dlogs = !decays ? TensorView{} : constant ? dlog_decay.view() : dlog_decay.tokens(first, count);
-    cpu::linear_backward({q.tokens(first, count), k.tokens(first, count), v.tokens(first, count), logs_of(first, count),
-                          dout.tokens(first, count), states[static_cast<std::size_t>(run)].view(), dstate.view(), dq.tokens(first, count),
-                          dk.tokens(first, count), dv.tokens(first, count), dlogs, scale, constant && run != num_runs - 1, num_threads});
-    cpu::linear_summary_backward(
-        {q.tokens(first, count), dout.tokens(first, count), logs_of(first, count), summary.view(), sums, scale, num_threads});
-    cpu::state_step({.log_sum = sums, .update = summary.view(), .state = dstate.view(), .num_threads = num_threads});
-  }
-  LinearResults r{out.dense(), states.back().dense(), dq.dense(), dk.dense(), dv.dense(), {}, dstate.dense()};
-  if (decays) {
-    r.dlog_decay = dlog_decay.dense();
-    r.dlog_decay.geometry = in.log_decay.geometry;
-  }
   return r;
 }
 
@@ -215,14 +152,15 @@ inline void expect_close(const LinearResults& got, const LinearResults& want, co
     const Distance error = distance(tensor, *wanted[i].second), bar = distance(*plains[i].second, *wanted[i].second);
     const bool gradient = tensors[i].first[0] == 'd';
     const double cap = (tensor.dtype == DType::f32 ? 2e-6 : tensor.dtype == DType::f16 ? 2e-3 : 1.2e-2) * (gradient ? 3 : 1);
-    EXPECT_LE(error.max, 2 * bar.max + 4 * epsilon(tensor.dtype) * error.reference_max) << tensors[i].first << " of " << what;
+    const double luck = tensor.size() < 16 ? 2 : 1;  // the plain run may be all but exact on a handful of numbers
+    EXPECT_LE(error.max, luck * (2 * bar.max + 4 * epsilon(tensor.dtype) * error.reference_max)) << tensors[i].first << " of " << what;
     EXPECT_LE(error.relative_rms, cap) << tensors[i].first << " of " << what;
   }
 }
 
 inline std::string describe(const LinearInputs& in) {
-  return fmt::format("decay {}, {}, T {}, Dk {}, Dv {}", name(in.decay), seqccl::name(in.q.dtype), in.shape.tokens, in.shape.key_dim,
-                     in.shape.value_dim);
+  return fmt::format("{}, decay {}, {}, T {}, Dk {}, Dv {}", name(in.kind), name(in.decay), seqccl::name(in.q.dtype), in.shape.tokens,
+                     in.shape.key_dim, in.shape.value_dim);
 }
 
 inline void expect_same_bits(const LinearResults& got, const LinearResults& want, const std::string& what) {

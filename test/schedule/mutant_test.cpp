@@ -409,17 +409,26 @@ std::vector<Recorded> all_methods() {
   for (const MethodEntry& method : method_table())
     for (const auto record : {method.forward, method.backward})
       if (record != nullptr) result.push_back(recorded(record, spec));
-  for (const Scan scan : {Scan::all_gather, Scan::chain})
-    for (const RecordLinear record : {&collectives::linear_forward, &collectives::linear_backward}) {
-      LinearSpec linear_spec;
-      linear_spec.heads = 2;
-      linear_spec.head_dim = 4;
-      linear_spec.partition = spec.partition;
-      linear_spec.kind = LinearKind::scalar_gate;
-      linear_spec.scan = scan;
-      linear_spec.state_in = linear_spec.state_out = true;
-      result.push_back(recorded(record, linear_spec));
-    }
+  LinearSpec linear_spec;
+  linear_spec.heads = 2;
+  linear_spec.head_dim = 4;
+  for (const RecordLinear record : {&collectives::linear_forward, &collectives::linear_backward}) {
+    for (const Scan scan : {Scan::all_gather, Scan::chain, Scan::pipelined_chain, Scan::doubling, Scan::hierarchical})
+      for (const LinearKind kind : {LinearKind::scalar_gate, LinearKind::rwkv6, LinearKind::gated_delta})
+        for (const Partition& partition : {Partition::zigzag(48, 3), Partition::contiguous(48, 6)}) {
+          linear_spec.partition = partition;
+          linear_spec.kind = kind;
+          linear_spec.scan = scan;
+          linear_spec.column_blocks = linear_spec.ranks_per_node = 2;
+          linear_spec.state_in = linear_spec.state_out = true;
+          linear_spec.documents = kind == LinearKind::rwkv6 ? std::vector<std::int64_t>{18, 0, 26, 4} : std::vector<std::int64_t>{};
+          result.push_back(recorded(record, linear_spec));
+        }
+    linear_spec.kind = LinearKind::basic;
+    linear_spec.state_in = linear_spec.state_out = linear_spec.causal = false;
+    result.push_back(recorded(record, linear_spec));
+    linear_spec.causal = true;
+  }
   return result;
 }
 

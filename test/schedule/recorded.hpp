@@ -19,8 +19,10 @@ struct Recorded {
   Mask mask;
   bool softmax = true;
   std::int64_t batch = 1, q_heads = 1, kv_heads = 1;
+  std::vector<std::int64_t> documents{};  // linear
+  bool causal = true;
 
-  [[nodiscard]] Claim claim() const { return {&partition, softmax ? &mask : nullptr, batch, q_heads, kv_heads}; }
+  [[nodiscard]] Claim claim() const { return {&partition, softmax ? &mask : nullptr, batch, q_heads, kv_heads, &documents, causal}; }
   [[nodiscard]] CheckReport races() const {
     CheckReport all;
     for (const Schedule& schedule : ranks)
@@ -71,7 +73,7 @@ inline Recorded recorded(RecordSoftmax record, const AttentionSpec& spec, const 
   return {record_all(record, spec, options), spec.partition, spec.mask, true, spec.batch, spec.q_heads, spec.num_kv_heads()};
 }
 inline Recorded recorded(RecordLinear record, const LinearSpec& spec) {
-  return {record_all(record, spec), spec.partition, {}, false, spec.batch, spec.heads, spec.heads};
+  return {record_all(record, spec), spec.partition, {}, false, spec.batch, spec.heads, spec.heads, spec.documents, spec.causal};
 }
 
 /// Succeeds if the report has a problem whose text contains `word`.

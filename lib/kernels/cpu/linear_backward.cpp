@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../parallel.hpp"
+#include "delta.hpp"
 #include "linear_chunk.hpp"
 #include "pack.hpp"
 #include "seqccl/error.hpp"
@@ -34,12 +35,25 @@ using namespace linear;
 /// Nothing cancels in this form, unlike in a running sum of q dq - k dk over the run. The pairs of a scalar gate are A_ti dA_ti
 /// themselves; those of a vector gate are never formed for each d, so there the running sum does it, over the pairs of one chunk.
 /// The pairs (t, t) have no decay and stay out of it: under strong decay they would leave their rounding errors.
+///
+/// With a bonus u all this holds with q, dO, dq one token further on, and with s_t = v_t . dO_t each token adds to its own
+///
+///     dq += s u k    dk += s u q    du += s q k    dv += (sum_d q_d u_d k_d) dO        and the first has dq += S dO
 class HeadGradients {
  public:
   HeadGradients(const LinearBackwardArguments& arguments, std::int64_t batch, std::int64_t head, bool constant_decay)
       : a_(arguments), b_(batch), h_(head), constant_(constant_decay), decay_(a_.log_decay, key_dim_, workspace_) {
-    for (float** rows : {&q_, &k_, &keys_, &dq_, &dk_, &enter_, &leave_}) *rows = workspace_.take(chunk_tokens * key_dim_);
-    for (float** rows : {&v_, &dout_, &dv_}) *rows = workspace_.take(chunk_tokens * value_dim_);
+    for (float** rows : {&q_rows_, &k_, &keys_, &dq_, &dk_, &enter_, &leave_}) *rows = workspace_.take((chunk_tokens + 1) * key_dim_);
+    for (float** rows : {&v_, &dout_rows_, &dv_}) *rows = workspace_.take((chunk_tokens + 1) * value_dim_);
+    q_ = q_rows_ + shift_ * key_dim_;
+    dout_ = dout_rows_ + shift_ * value_dim_;
+    if (shift_ == 1) {
+      bonus_ = row_at<float>(a_.bonus, b_, 0, h_);
+      bonus_dq_ = workspace_.take(key_dim_);
+      dbonus_ = workspace_.take<double>(key_dim_);
+      std::fill_n(bonus_dq_, key_dim_, 0.0f);
+      std::fill_n(dbonus_, key_dim_, 0.0);
+    }
     for (float** pairs : {&scores_, &dscores_}) *pairs = workspace_.take(chunk_tokens * chunk_tokens);
     for (float** states : {&dstate_, &transposed_}) *states = workspace_.take(std::max(key_dim_, chunk_tokens) * value_dim_);
     rounded_ = workspace_.take(chunk_tokens * decay_.width());
@@ -49,11 +63,11 @@ class HeadGradients {
     states_ = workspace_.take(std::min(group_, num_chunks_) * state_size_);
   }
 
-  /// Writes dq, dk, dv and dlog_decay; returns the sum of dlog_decay over all tokens, for a constant decay.
-  double run() {
-    if (num_chunks_ == 0) return 0;
-    load_state(a_.dleaving, dstate_);
-    load_state(a_.state, checkpoints_);
+  /// Writes dq, dk, dv and dlog_decay, and what is summed over tokens: shares[0] = dlog_decay of a constant decay, then dbonus.
+  void run(double* shares) {
+    if (num_chunks_ == 0) return;
+    load_state(a_.dleaving, b_, h_, key_dim_, value_dim_, dstate_);
+    load_state(a_.state, b_, h_, key_dim_, value_dim_, checkpoints_);
     const std::int64_t num_groups = (num_chunks_ + group_ - 1) / group_;
     for (std::int64_t group = 0; group + 1 < num_groups; ++group) {
       float* next = checkpoints_ + (group + 1) * state_size_;
@@ -70,17 +84,13 @@ class HeadGradients {
       }
       for (std::int64_t chunk = end - 1; chunk >= first; --chunk) chunk_backward(chunk, states_ + (chunk - first) * state_size_);
     }
-    return constant_sum_;
+    shares[0] = constant_sum_;
+    if (shift_ == 0) return;
+    first_reader();
+    std::copy_n(dbonus_, key_dim_, shares + 1);
   }
 
  private:
-  /// A state as it came in, zero if absent.
-  void load_state(const ConstTensorView& from, float* to) const {
-    if (!from) return static_cast<void>(std::fill_n(to, state_size_, 0.0f));
-    const float* rows = from.as<float>() + b_ * from.stride(0) + h_ * from.stride(1);
-    for (std::int64_t d = 0; d < key_dim_; ++d) std::copy_n(rows + d * from.stride(2), value_dim_, to + d * value_dim_);
-  }
-
   [[nodiscard]] std::int64_t count_of(std::int64_t chunk) const { return std::min(chunk_tokens, num_tokens_ - chunk * chunk_tokens); }
 
   void advance(std::int64_t chunk, float* state) {
@@ -95,10 +105,10 @@ class HeadGradients {
   void chunk_backward(std::int64_t chunk, const float* state) {
     const std::int64_t first = chunk * chunk_tokens, count = count_of(chunk);
     decay_.load(b_, h_, first, count, {.queries = true, .keys = true, .pairs = true});
-    pack_rows(a_.q, b_, h_, first, count, 1, q_);
+    pack_readers(a_.q, b_, h_, first, count, shift_, 1, q_rows_);
     pack_rows(a_.k, b_, h_, first, count, 1, k_);
     pack_rows(a_.v, b_, h_, first, count, 1, v_);
-    pack_rows(a_.dout, b_, h_, first, count, a_.scale, dout_);
+    pack_readers(a_.dout, b_, h_, first, count, shift_, a_.scale, dout_rows_);
 
     // dv
     decay_.scores(q_, k_, scores_);
@@ -129,13 +139,38 @@ class HeadGradients {
     }
     tile().axpy(1, enter_, dq_, count * key_dim_);
     tile().axpy(1, leave_, dk_, count * key_dim_);
-    store_tokens(dq_, a_.dq, b_, h_, first, count);
+    if (shift_ == 1) bonus_backward(count);
+    store_tokens(dq_, a_.dq, b_, h_, first + shift_, num_readers(first, count, num_tokens_, shift_));
     store_tokens(dk_, a_.dk, b_, h_, first, count);
     store_tokens(dv_, a_.dv, b_, h_, first, count);
 
     // the gradient moves to the state that enters
     decay_.decay_state(dstate_, value_dim_);
     tile().gemm(key_dim_, value_dim_, count, decay_.decay_queries(q_, q_), 1, key_dim_, dout_, value_dim_, dstate_, value_dim_, true);
+  }
+
+  /// What the bonus adds to dq, dk, dv of a chunk. dq of its first token belongs to the chunk before, which comes next.
+  void bonus_backward(std::int64_t count) {
+    float weights[chunk_tokens];
+    bonus_weights(q_rows_, k_, bonus_, count, key_dim_, keys_, weights);
+    for (std::int64_t t = count - 1; t >= 0; --t) {
+      const float *q = q_rows_ + t * key_dim_, *k = k_ + t * key_dim_, *dout = dout_rows_ + t * value_dim_;
+      const float s = tile().dot(v_ + t * value_dim_, dout, value_dim_);
+      tile().axpy(1, bonus_dq_, dq_ + t * key_dim_, key_dim_);
+      for (std::int64_t d = 0; d < key_dim_; ++d) {
+        bonus_dq_[d] = s * bonus_[d] * k[d];
+        dk_[t * key_dim_ + d] += s * bonus_[d] * q[d];
+        dbonus_[d] += static_cast<double>(s) * q[d] * k[d];
+      }
+      tile().axpy(weights[t], dout, dv_ + t * value_dim_, value_dim_);
+    }
+  }
+
+  /// dq of the run's first token, which reads the entering state.
+  void first_reader() {
+    transpose(checkpoints_, key_dim_, value_dim_, transposed_, key_dim_);  // (Dv, Dk)
+    tile().gemm(1, key_dim_, value_dim_, dout_rows_, value_dim_, 1, transposed_, key_dim_, bonus_dq_, key_dim_, true);
+    store_tokens(bonus_dq_, a_.dq, b_, h_, 0, 1);
   }
 
   /// dlog_decay of a chunk; dq_ and dk_ hold what comes from pairs of two tokens.
@@ -196,7 +231,12 @@ class HeadGradients {
   const std::int64_t group_ = std::max<std::int64_t>(64, std::llround(std::sqrt(static_cast<double>(num_chunks_))));
   Workspace workspace_;
   ChunkDecay decay_;
+  const std::int64_t shift_ = a_.bonus ? 1 : 0;  // see pack_readers
   double constant_sum_ = 0;
+  double* dbonus_ = nullptr;                        // (Dk)
+  float *q_rows_ = nullptr, *dout_rows_ = nullptr;  // (C + shift, Dk) (C + shift, Dv): of the tokens
+  const float* bonus_ = nullptr;                    // (Dk)
+  float* bonus_dq_ = nullptr;                       // (Dk): what the bonus of the token behind the chunk adds to its dq
   float *q_ = nullptr, *k_ = nullptr, *keys_ = nullptr, *dq_ = nullptr, *dk_ = nullptr;  // (C, Dk)
   float *enter_ = nullptr, *leave_ = nullptr;                                            // (C, Dk)
   float *v_ = nullptr, *dout_ = nullptr, *dv_ = nullptr;                                 // (C, Dv)
@@ -211,6 +251,8 @@ class HeadGradients {
 
 void linear_backward(const LinearBackwardArguments& a) {
   const char* who = "linear_backward";
+  if (a.beta && a.bonus) throw Error(ErrorKind::argument, "linear_backward: beta and bonus are both given, want one kind: delta or RWKV6");
+  if (a.beta) return delta_backward(a);
   const std::int64_t batch = a.q.extent(0), tokens = a.q.extent(1), heads = a.q.extent(2), key_dim = a.q.extent(3);
   const std::int64_t value_dim = a.v.extent(3);
   check_view(who, "q", a.q, batch, tokens, heads, key_dim, false);
@@ -218,33 +260,37 @@ void linear_backward(const LinearBackwardArguments& a) {
   check_view(who, "v", a.v, batch, tokens, heads, value_dim, false);
   check_view(who, "dout", a.dout, batch, tokens, heads, value_dim, false);
   check_log_decay(who, a.log_decay, batch, tokens, heads, key_dim);
+  check_bonus(who, a.bonus, batch, tokens, heads, key_dim);
+  if (a.dbonus && !a.bonus) throw Error(ErrorKind::argument, "linear_backward: dbonus is given and bonus is not, want both");
+  if (a.dbonus) check_view(who, "dbonus", a.dbonus, 1, 1, heads, key_dim, true);
   if (a.state) check_view(who, "state", a.state, batch, heads, key_dim, value_dim, true);
   if (a.dleaving) check_view(who, "dleaving", a.dleaving, batch, heads, key_dim, value_dim, true);
   check_view(who, "dq", a.dq, batch, tokens, heads, key_dim, false);
   check_view(who, "dk", a.dk, batch, tokens, heads, key_dim, false);
   check_view(who, "dv", a.dv, batch, tokens, heads, value_dim, false);
 
-  // NOTE: one token of one batch has the extents of a constant decay; strides of 0 or the wish to add tell them apart, and
-  // without either both mean the same.
-  const bool one_number = a.dlog_decay && a.dlog_decay.extent(0) == 1 && a.dlog_decay.extent(1) == 1;
-  const bool repeats = a.log_decay && a.log_decay.stride(0) == 0 && a.log_decay.stride(1) == 0;
-  const bool constant = one_number && (repeats || batch != 1 || tokens != 1 || a.add_constant);
+  const bool constant = a.dlog_decay && is_constant(a.log_decay, a.dlog_decay, batch, tokens);
   if (a.dlog_decay && constant) check_view(who, "dlog_decay", a.dlog_decay, 1, 1, heads, 1, true);
   if (a.dlog_decay && !constant) {
     check_view(who, "dlog_decay", a.dlog_decay, batch, tokens, heads, a.log_decay ? a.log_decay.extent(3) : a.dlog_decay.extent(3), true);
   }
 
-  std::vector<double> sums(constant ? static_cast<std::size_t>(batch * heads) : 0);
-  parallel_for(batch * heads, a.num_threads, [&](std::int64_t item) {
-    const double sum = HeadGradients(a, item / heads, item % heads, constant).run();
-    if (constant) sums[static_cast<std::size_t>(item)] = sum;
-  });
-  for (std::int64_t h = 0; constant && h < heads; ++h) {
-    double sum = 0;
-    for (std::int64_t b = 0; b < batch; ++b) sum += sums[static_cast<std::size_t>(b * heads + h)];
-    float& to = a.dlog_decay.as<float>()[h * a.dlog_decay.stride(2)];
-    to = static_cast<float>(a.add_constant ? to + sum : sum);
-  }
+  const std::int64_t num_shares = a.bonus ? 1 + key_dim : 1;
+  std::vector<double> shares(static_cast<std::size_t>(batch * heads * num_shares));
+  parallel_for(batch * heads, a.num_threads,
+               [&](std::int64_t item) { HeadGradients(a, item / heads, item % heads, constant).run(shares.data() + item * num_shares); });
+  const auto store = [&](const TensorView& to, std::int64_t first) {  // summed over the batch
+    for (std::int64_t h = 0; h < heads; ++h) {
+      float* row = to.as<float>() + h * to.stride(2);
+      for (std::int64_t d = 0; d < to.extent(3); ++d) {
+        double sum = 0;
+        for (std::int64_t b = 0; b < batch; ++b) sum += shares[static_cast<std::size_t>((b * heads + h) * num_shares + first + d)];
+        row[d] = static_cast<float>(a.add_constant ? row[d] + sum : sum);
+      }
+    }
+  };
+  if (constant) store(a.dlog_decay, 0);
+  if (a.dbonus) store(a.dbonus, 1);
 }
 
 }  // namespace cpu

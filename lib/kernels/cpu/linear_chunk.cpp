@@ -37,6 +37,21 @@ void store_tokens(const float* from, const TensorView& x, std::int64_t batch, st
   });
 }
 
+void pack_readers(const ConstTensorView& x, std::int64_t batch, std::int64_t head, std::int64_t first, std::int64_t count,
+                  std::int64_t shift, float factor, float* to) {
+  const std::int64_t rows = std::min(count + shift, x.extent(1) - first), dim = x.extent(3);
+  pack_rows(x, batch, head, first, rows, factor, to);
+  std::fill(to + rows * dim, to + (count + shift) * dim, 0.0f);
+}
+
+void bonus_weights(const float* q, const float* k, const float* bonus, std::int64_t count, std::int64_t key_dim, float* scratch,
+                   float* weights) {
+  for (std::int64_t t = 0; t < count; ++t, q += key_dim, k += key_dim) {
+    for (std::int64_t d = 0; d < key_dim; ++d) scratch[d] = bonus[d] * k[d];
+    weights[t] = tile().dot(q, scratch, key_dim);
+  }
+}
+
 void transpose(const float* from, std::int64_t rows, std::int64_t columns, float* to, std::int64_t to_row) {
   constexpr std::int64_t step = 8;  // squares that stay in a few cache lines on both sides
   for (std::int64_t r = 0; r < rows; r += step) {
@@ -77,6 +92,13 @@ void lower_transposed_product(const float* pairs, const float* x, std::int64_t c
   }
 }
 
+void load_state(const ConstTensorView& from, std::int64_t batch, std::int64_t head, std::int64_t key_dim, std::int64_t value_dim,
+                float* to) {
+  if (!from) return static_cast<void>(std::fill_n(to, key_dim * value_dim, 0.0f));
+  const float* rows = from.as<float>() + batch * from.stride(0) + head * from.stride(1);
+  for (std::int64_t d = 0; d < key_dim; ++d) std::copy_n(rows + d * from.stride(2), value_dim, to + d * value_dim);
+}
+
 void advance_state(const ChunkDecay& decay, const float* keys, const float* values, std::int64_t count, std::int64_t key_dim,
                    std::int64_t value_dim, float* state) {
   decay.decay_state(state, value_dim);
@@ -105,11 +127,26 @@ void check_view(const char* who, const char* what, const ConstTensorView& x, std
   }
 }
 
+void check_bonus(const char* who, const ConstTensorView& bonus, std::int64_t batch, std::int64_t tokens, std::int64_t heads,
+                 std::int64_t key_dim) {
+  if (!bonus) return;
+  check_view(who, "bonus", bonus, batch, tokens, heads, key_dim, true);
+  if ((batch > 1 && bonus.stride(0) != 0) || (tokens > 1 && bonus.stride(1) != 0)) {
+    throw Error(ErrorKind::argument, fmt::format("{}: bonus has strides {} and {} over batch and tokens, want 0: it is one per head", who,
+                                                 bonus.stride(0), bonus.stride(1)));
+  }
+}
+
 void check_log_decay(const char* who, const ConstTensorView& log_decay, std::int64_t batch, std::int64_t tokens, std::int64_t heads,
                      std::int64_t key_dim) {
   if (!log_decay) return;
   const bool scalar = log_decay.geometry.num_axes == 4 && log_decay.extent(3) == 1;
   check_view(who, "log_decay", log_decay, batch, tokens, heads, scalar ? 1 : key_dim, true);
+}
+
+bool is_constant(const ConstTensorView& log_decay, const ConstTensorView& dlog_decay, std::int64_t batch, std::int64_t tokens) {
+  if (dlog_decay.extent(0) != 1 || dlog_decay.extent(1) != 1 || dlog_decay.extent(3) != 1) return false;
+  return batch != 1 || tokens != 1 || (log_decay && log_decay.stride(0) == 0 && log_decay.stride(1) == 0);
 }
 
 }  // namespace cpu::linear

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -84,6 +85,21 @@ class ChunkDecay {
   float *decayed_ = nullptr, *transposed_ = nullptr, *product_ = nullptr, *weighted_ = nullptr;  // scratch
 };
 
+// A token reads the state that it leaves, or, with a bonus, the one before it. Then token t + 1 reads where token t would: the same
+// products do, with queries, outputs and their gradients `shift` = 1 token further on. The first token reads the entering state as it is.
+
+/// How many tokens read in the chunk [first, first + count) of a run.
+[[nodiscard]] inline std::int64_t num_readers(std::int64_t first, std::int64_t count, std::int64_t num_tokens, std::int64_t shift) {
+  return std::min(count, num_tokens - first - shift);
+}
+/// pack_rows for tokens [first, first + count + shift), with zeros behind the last token of x: rows of tokens, and from row `shift`
+/// on those of the readers.
+void pack_readers(const ConstTensorView& x, std::int64_t batch, std::int64_t head, std::int64_t first, std::int64_t count,
+                  std::int64_t shift, float factor, float* to);
+/// weights_t = sum_d q_td bonus_d k_td; scratch (Dk).
+void bonus_weights(const float* q, const float* k, const float* bonus, std::int64_t count, std::int64_t key_dim, float* scratch,
+                   float* weights);
+
 /// The reverse of pack_rows: tokens [first, first + count) of one batch and head of x (B, T, H, D), rounded to x's element type.
 void store_tokens(const float* from, const TensorView& x, std::int64_t batch, std::int64_t head, std::int64_t first, std::int64_t count);
 
@@ -97,6 +113,9 @@ void lower_product(const float* pairs, const float* x, std::int64_t count, std::
 /// y_i (+)= sum_(t>=i) pairs_ti x_t.
 void lower_transposed_product(const float* pairs, const float* x, std::int64_t count, std::int64_t width, float* y, bool accumulate);
 
+/// to (Dk, Dv) = the state of one batch and head, zero if absent.
+void load_state(const ConstTensorView& from, std::int64_t batch, std::int64_t head, std::int64_t key_dim, std::int64_t value_dim,
+                float* to);
 /// state <- diag(exp(g_C)) state + sum_i (exp(g_C - g_i) k_i) v_i^T; `keys` are already decayed.
 void advance_state(const ChunkDecay& decay, const float* keys, const float* values, std::int64_t count, std::int64_t key_dim,
                    std::int64_t value_dim, float* state);
@@ -107,9 +126,17 @@ void decay_rows_by_sum(const double* sum, std::int64_t width, float* x, std::int
 /// @throws Error(argument) unless the view has four axes of these extents and elements of a head lie side by side.
 void check_view(const char* who, const char* what, const ConstTensorView& x, std::int64_t e0, std::int64_t e1, std::int64_t e2,
                 std::int64_t e3, bool f32_only);
+/// The same for a bonus, (B, T, H, Dk) f32 with strides 0 on B, T, or absent.
+void check_bonus(const char* who, const ConstTensorView& bonus, std::int64_t batch, std::int64_t tokens, std::int64_t heads,
+                 std::int64_t key_dim);
 /// The same for log_decay, (B, T, H, 1 or Dk) f32 or absent.
 void check_log_decay(const char* who, const ConstTensorView& log_decay, std::int64_t batch, std::int64_t tokens, std::int64_t heads,
                      std::int64_t key_dim);
+
+/// Is dlog_decay one number per head, summed over batch and tokens? One token of one batch has the same extents: there strides of 0 tell
+/// a constant decay, whose share may be added to others, from a gate, which has one run.
+[[nodiscard]] bool is_constant(const ConstTensorView& log_decay, const ConstTensorView& dlog_decay, std::int64_t batch,
+                               std::int64_t tokens);
 
 }  // namespace cpu::linear
 SEQCCL_END

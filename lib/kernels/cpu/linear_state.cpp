@@ -1,9 +1,10 @@
-// linear_state.cpp - what a run of tokens does to the state, what its outputs do to the state's gradient, and one step of a scan.
+// linear_state.cpp - what a run of tokens does to the state, and what its outputs do to the state's gradient.
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cmath>
 
 #include "../parallel.hpp"
+#include "delta.hpp"
 #include "linear_chunk.hpp"
 #include "pack.hpp"
 #include "seqccl/error.hpp"
@@ -41,8 +42,9 @@ std::int64_t log_sum_width(const char* who, const ConstTensorView& log_decay, co
   return width;
 }
 
-float* state_of(const TensorView& state, std::int64_t batch, std::int64_t head) {
-  return state.as<float>() + batch * state.stride(0) + head * state.stride(1);
+void store_state(const float* from, const TensorView& state, std::int64_t batch, std::int64_t head) {
+  float* to = state.as<float>() + batch * state.stride(0) + head * state.stride(1);
+  for (std::int64_t d = 0; d < state.extent(2); ++d) std::copy_n(from + d * state.extent(3), state.extent(3), to + d * state.stride(2));
 }
 
 }  // namespace
@@ -50,6 +52,7 @@ float* state_of(const TensorView& state, std::int64_t batch, std::int64_t head) 
 // Chunk by chunk: state <- diag(exp(g_C)) state + sum_i (exp(g_C - g_i) k_i) v_i^T.
 void linear_summary(const LinearSummaryArguments& a) {
   const char* who = "linear_summary";
+  if (a.beta || a.transition) return delta_summary(a);
   const std::int64_t batch = a.k.extent(0), tokens = a.k.extent(1), heads = a.k.extent(2), key_dim = a.k.extent(3);
   const std::int64_t value_dim = a.v.extent(3);
   check_view(who, "k", a.k, batch, tokens, heads, key_dim, false);
@@ -74,17 +77,17 @@ void linear_summary(const LinearSummaryArguments& a) {
       advance_state(decay, decay.decay_keys(k, k), v, count, key_dim, value_dim, state);
       sum.add(decay);
     }
-    float* to = state_of(a.state, b, h);
-    for (std::int64_t d = 0; d < key_dim; ++d) std::copy_n(state + d * value_dim, value_dim, to + d * a.state.stride(2));
+    store_state(state, a.state, b, h);
     sum.store(a.log_sum, b, h);
   });
 }
 
-// With G the sum before a chunk: dstate = sum over chunks of sum_t (scale exp(G + g_t) q_t) dout_t^T.
+// From the last chunk to the first: dstate <- diag(exp(g_C)) dstate + sum_t (scale exp(g_t) q_t) dout_t^T, or exp(g_(t-1)).
 void linear_summary_backward(const LinearSummaryBackwardArguments& a) {
   const char* who = "linear_summary_backward";
+  if (a.beta || a.transition) return delta_summary_backward(a);
   const std::int64_t batch = a.q.extent(0), tokens = a.q.extent(1), heads = a.q.extent(2), key_dim = a.q.extent(3);
-  const std::int64_t value_dim = a.dout.extent(3);
+  const std::int64_t value_dim = a.dout.extent(3), shift = a.before ? 1 : 0;
   check_view(who, "q", a.q, batch, tokens, heads, key_dim, false);
   check_view(who, "dout", a.dout, batch, tokens, heads, value_dim, false);
   check_log_decay(who, a.log_decay, batch, tokens, heads, key_dim);
@@ -96,45 +99,21 @@ void linear_summary_backward(const LinearSummaryBackwardArguments& a) {
     Workspace workspace;
     ChunkDecay decay(a.log_decay, key_dim, workspace);
     RunningSum sum(sum_width, workspace);
-    float *q = workspace.take(chunk_tokens * key_dim), *dout = workspace.take(chunk_tokens * value_dim);
-    float* dstate = state_of(a.dstate, b, h);
-    for (std::int64_t d = 0; d < key_dim; ++d) std::fill_n(dstate + d * a.dstate.stride(2), value_dim, 0.0f);
-    for (std::int64_t first = 0; first < tokens; first += chunk_tokens) {
+    float *q_rows = workspace.take((chunk_tokens + 1) * key_dim), *q = q_rows + shift * key_dim;
+    float *dout_rows = workspace.take((chunk_tokens + 1) * value_dim), *dout = dout_rows + shift * value_dim;
+    float* dstate = workspace.take(key_dim * value_dim);  // (Dk, Dv)
+    std::fill_n(dstate, key_dim * value_dim, 0.0f);
+    for (std::int64_t first = (tokens - 1) / chunk_tokens * chunk_tokens; first >= 0 && tokens > 0; first -= chunk_tokens) {
       const std::int64_t count = std::min(chunk_tokens, tokens - first);
       decay.load(b, h, first, count, {.queries = true});
-      pack_rows(a.q, b, h, first, count, a.scale, q);
-      pack_rows(a.dout, b, h, first, count, 1, dout);
-      decay.decay_queries(q, q);
-      decay_rows_by_sum(sum.sums, decay.width(), q, count, key_dim);
-      tile().gemm(key_dim, value_dim, count, q, 1, key_dim, dout, value_dim, dstate, a.dstate.stride(2), true);
+      pack_readers(a.q, b, h, first, count, shift, a.scale, q_rows);
+      pack_readers(a.dout, b, h, first, count, shift, 1, dout_rows);
+      advance_state(decay, decay.decay_queries(q, q), dout, num_readers(first, count, tokens, shift), key_dim, value_dim, dstate);
       sum.add(decay);
+      if (a.before && first == 0) tile().gemm(key_dim, value_dim, 1, q_rows, 1, key_dim, dout_rows, value_dim, dstate, value_dim, true);
     }
+    store_state(dstate, a.dstate, b, h);
     sum.store(a.log_sum, b, h);
-  });
-}
-
-// state <- diag(exp(repeat log_sum)) state + update.
-void state_step(const StateStepArguments& a) {
-  const char* who = "state_step";
-  const std::int64_t batch = a.state.extent(0), heads = a.state.extent(1), key_dim = a.state.extent(2), value_dim = a.state.extent(3);
-  check_view(who, "state", a.state, batch, heads, key_dim, value_dim, true);
-  if (a.update) check_view(who, "update", a.update, batch, heads, key_dim, value_dim, true);
-  if (a.log_sum) check_view(who, "log_sum", a.log_sum, batch, heads, a.log_sum.extent(2) == 1 ? 1 : key_dim, 1, true);
-
-  parallel_for(batch * heads, a.num_threads, [&](std::int64_t item) {
-    const std::int64_t b = item / heads, h = item % heads;
-    for (std::int64_t d = 0; d < key_dim; ++d) {
-      float* row = state_of(a.state, b, h) + d * a.state.stride(2);
-      if (a.log_sum && a.repeat != 0) {  // NOTE: 0 times -inf would be NaN
-        const std::int64_t at = a.log_sum.extent(2) == 1 ? 0 : d * a.log_sum.stride(2);
-        const double log_sum = a.log_sum.as<float>()[b * a.log_sum.stride(0) + h * a.log_sum.stride(1) + at];
-        tile().scale(static_cast<float>(std::exp(a.repeat * log_sum)), row, value_dim);
-      }
-      if (a.update) {
-        const auto* add = a.update.as<float>() + b * a.update.stride(0) + h * a.update.stride(1) + d * a.update.stride(2);
-        tile().axpy(1, add, row, value_dim);
-      }
-    }
   });
 }
 

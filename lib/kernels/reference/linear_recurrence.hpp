@@ -85,8 +85,14 @@ void write_state(const Real* from, const TensorView& x, std::int64_t batch, std:
 }
 
 /// The tokens of one batch and head of a problem, read as Real one at a time.
+///
+///     Z = diag(alpha_t) S_(t-1)    u_t = v_t, or beta_t (v_t - Z^T k_t) for the delta kinds    S_t = Z + k_t u_t^T
+///
+/// Where a document begins (but the first) S_(t-1) is zero and alpha_t is never read.
 template <class Real>
 struct Head {
+  using State = std::vector<Real>;  // (Dk, Dv)
+
   Head(const Linear& problem_, std::int64_t batch_, std::int64_t head_)
       : problem(problem_),
         batch(batch_),
@@ -97,7 +103,16 @@ struct Head {
         q(size(key_dim)),
         k(size(key_dim)),
         v(size(value_dim)),
-        alpha(size(key_dim)) {}
+        alpha(size(key_dim)),
+        bonus(size(key_dim)),
+        starts(size(num_tokens)) {
+    if (problem.bonus) read(problem.bonus, {head}, bonus.data());
+    std::int64_t first = 0;
+    for (const std::int64_t length : problem.documents) {
+      if (first > 0 && first < num_tokens) starts[size(first)] = true;
+      first += length;
+    }
+  }
 
   static std::size_t size(std::int64_t count) { return static_cast<std::size_t>(count); }
   [[nodiscard]] std::size_t state_size() const { return size(key_dim * value_dim); }
@@ -106,37 +121,87 @@ struct Head {
     read(problem.q, {batch, token, head}, q.data());
     read(problem.k, {batch, token, head}, k.data());
     read(problem.v, {batch, token, head}, v.data());
+    if (problem.beta) read(problem.beta, {batch, token, head}, &beta);
     const ConstTensorView& log_decay = problem.log_decay;
     alpha.assign(alpha.size(), Real(0));
     if (log_decay && log_decay.geometry.num_axes == 4) {
       read(log_decay, {batch, token, head}, alpha.data());
     } else if (log_decay) {
+      Real one = 0;
       if (log_decay.geometry.num_axes == 1)
-        read(log_decay, {head}, alpha.data());
+        read(log_decay, {head}, &one);
       else
-        read(log_decay, {batch, token, head}, alpha.data());
-      alpha.assign(alpha.size(), alpha[0]);
+        read(log_decay, {batch, token, head}, &one);
+      alpha.assign(alpha.size(), one);
     }
-    for (Real& a : alpha) a = std::exp(a);
+    for (Real& a : alpha) a = starts_at(token) ? Real(0) : std::exp(a);
   }
 
-  /// S <- diag(alpha) S + k v^T for the loaded token.
-  void step(std::vector<Real>& state) const {
-    Real* s = state.data();
-    for (std::int64_t d = 0; d < key_dim; ++d) {
-      for (std::int64_t e = 0; e < value_dim; ++e, ++s) *s = alpha[size(d)] * *s + k[size(d)] * v[size(e)];
+  /// x <- diag(alpha) x.
+  void decay(State& x) const {
+    Real* at = x.data();
+    for (const Real a : alpha) {
+      for (std::size_t e = 0; e < v.size(); ++e) *at++ *= a;
     }
   }
+  /// v - x^T k.
+  [[nodiscard]] std::vector<Real> missing(const State& x) const {
+    std::vector<Real> result = v;
+    const Real* at = x.data();
+    for (const Real one : k) {
+      for (Real& r : result) r -= one * *at++;
+    }
+    return result;
+  }
+  /// S <- diag(alpha) S + k u^T for the loaded token.
+  void step(State& state) const {
+    decay(state);
+    std::vector<Real> u = v;
+    if (problem.beta) {
+      u = missing(state);
+      for (Real& one : u) one *= beta;
+    }
+    Real* at = state.data();
+    for (const Real one : k) {
+      for (const Real add : u) *at++ += one * add;
+    }
+  }
+  /// sum_d q_d bonus_d k_d.
+  [[nodiscard]] Real bonus_weight() const {
+    Real sum = 0;
+    for (std::size_t d = 0; d < q.size(); ++d) sum += q[d] * bonus[d] * k[d];
+    return sum;
+  }
 
-  [[nodiscard]] std::vector<Real> entering() const {
-    std::vector<Real> state(state_size(), Real(0));
+  [[nodiscard]] State entering() const {
+    State state(state_size(), Real(0));
     if (problem.state_in) read_state(problem.state_in, batch, head, state.data());
+    return state;
+  }
+
+  /// Does a document begin at this token, and not the first?
+  [[nodiscard]] bool starts_at(std::int64_t token) const { return starts[size(token)]; }
+  /// First token behind the document that begins at `first`.
+  [[nodiscard]] std::int64_t document_end(std::int64_t first) const {
+    std::int64_t end = first + 1;
+    while (end < num_tokens && !starts_at(end)) ++end;
+    return end;
+  }
+  /// Sum of k v^T over tokens [first, end).
+  [[nodiscard]] State document_sum(std::int64_t first, std::int64_t end) {
+    State state(state_size(), Real(0));
+    for (std::int64_t t = first; t < end; ++t) {
+      load(t);
+      step(state);
+    }
     return state;
   }
 
   const Linear& problem;
   std::int64_t batch, head, num_tokens, key_dim, value_dim;
-  std::vector<Real> q, k, v, alpha;
+  std::vector<Real> q, k, v, alpha, bonus;
+  Real beta = 0;
+  std::vector<bool> starts;  // (N)
 };
 
 inline void check_axes(const char* who, const char* what, const Geometry& got, std::initializer_list<std::int64_t> want) {
@@ -145,12 +210,33 @@ inline void check_axes(const char* who, const char* what, const Geometry& got, s
   throw Error(ErrorKind::argument, fmt::format("{}: {} is {}, want {}", who, what, to_string(got), to_string(expected)));
 }
 
+inline void check_documents(const char* who, const Linear& p) {
+  if (p.documents.empty()) return;
+  std::int64_t sum = 0;
+  for (const std::int64_t length : p.documents) {
+    if (length < 0) throw Error(ErrorKind::argument, fmt::format("{}: a length in documents is {}, want 0 or more", who, length));
+    sum += length;
+  }
+  if (sum == p.q.extent(1)) return;
+  throw Error(ErrorKind::argument, fmt::format("{}: documents sum to {}, want N = {}", who, sum, p.q.extent(1)));
+}
+
 inline void check_problem(const char* who, const Linear& p) {
   const std::int64_t batch = p.q.extent(0), tokens = p.q.extent(1), heads = p.q.extent(2), key_dim = p.q.extent(3);
   check_axes(who, "q", p.q.geometry, {batch, tokens, heads, key_dim});
   check_axes(who, "k", p.k.geometry, {batch, tokens, heads, key_dim});
   check_axes(who, "v", p.v.geometry, {batch, tokens, heads, p.v.extent(3)});
   if (p.state_in) check_axes(who, "state_in", p.state_in.geometry, {batch, heads, key_dim, p.v.extent(3)});
+  if (p.beta) check_axes(who, "beta", p.beta.geometry, {batch, tokens, heads});
+  if (p.bonus) check_axes(who, "bonus", p.bonus.geometry, {heads, key_dim});
+  if (p.beta && p.bonus) {
+    throw Error(ErrorKind::argument, fmt::format("{}: beta and bonus are both given, want one kind: delta or RWKV6", who));
+  }
+  if (!p.causal && (p.log_decay || p.beta || p.bonus || p.state_in)) {
+    const char* what = p.log_decay ? "log_decay" : p.beta ? "beta" : p.bonus ? "bonus" : "state_in";
+    throw Error(ErrorKind::argument, fmt::format("{}: {} is given and causal is false, want causal = true or neither", who, what));
+  }
+  check_documents(who, p);
   if (!p.log_decay) return;
   const int axes = p.log_decay.geometry.num_axes;
   if (axes == 1)
