@@ -31,6 +31,9 @@ struct Coverage {
   [[nodiscard]] std::int64_t num_tokens() const { return claim.partition->num_tokens(); }
   [[nodiscard]] std::int64_t group() const { return claim.q_heads / claim.kv_heads; }
 
+  /// What rows and heads of a caller's slot are, if its rows are tokens.
+  [[nodiscard]] SlotNames names_of(const Schedule& of, std::size_t slot) const;
+
   /// Reports against the present step.
   void problem(const std::string& what);
   /// Names in `block`; empty, and reported, if a part was never written.
