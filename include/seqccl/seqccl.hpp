@@ -4,6 +4,8 @@
 
 #include "seqccl/attention.hpp"
 #include "seqccl/communicator.hpp"
+#include "seqccl/context_pass.hpp"
+#include "seqccl/decode.hpp"
 #include "seqccl/error.hpp"
 #include "seqccl/linear_attention.hpp"
 #include "seqccl/mask.hpp"
