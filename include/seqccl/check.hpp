@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -9,6 +10,12 @@
 #include "seqccl/schedule.hpp"
 
 SEQCCL_BEGIN
+
+/// What the rows and heads of one of the caller's tensors stand for.
+struct SlotNames {
+  std::vector<Piece> rows;      // by row; together every row of the slot
+  std::int64_t first_head = 0;  // global head of the first
+};
 
 /// What a set of schedules claims to compute; lets the checker follow names through it.
 struct Claim {
@@ -18,6 +25,8 @@ struct Claim {
   std::int64_t q_heads = 0, kv_heads = 0;
   const std::vector<std::int64_t>* documents = nullptr;  // linear: lengths, the state is zero where one begins; null: one document
   bool causal = true;                                    // linear, false: every token reads the sum over its document
+  /// Names a rank's nth slot (from 0) of a tensor whose rows are tokens. Empty: each holds the rank's own tokens and heads from 0.
+  std::function<SlotNames(Rank, Tensor, int nth)> names{};
 };
 
 struct CheckReport {

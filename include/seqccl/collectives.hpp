@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "seqccl/attention.hpp"
+#include "seqccl/context_pass.hpp"
+#include "seqccl/decode.hpp"
 #include "seqccl/dimension_switch.hpp"
 #include "seqccl/halo_exchange.hpp"
 #include "seqccl/linear_attention.hpp"
@@ -66,6 +68,34 @@ namespace collectives {
 [[nodiscard]] Schedule halo_exchange(const HaloExchangeSpec& spec, Rank rank, const RecordOptions& options = {});
 /// The slot of dx is updated: it holds the caller's numbers before.
 [[nodiscard]] Schedule halo_reduce(const HaloExchangeSpec& spec, Rank rank, const RecordOptions& options = {});
+
+/// Where a shard of a decode cache has its tokens, in rows of k and v as the plan sees them.
+struct CacheRows {
+  std::int64_t capacity = 0;                                   // tokens that a batch row has room for
+  std::int64_t page_tokens = 0, page_rows = 0, num_pages = 0;  // page p is rows [p page_rows, p page_rows + page_tokens)
+  std::span<const std::int32_t> page_table{};                  // (B, capacity / page_tokens); empty: token n is row n
+};
+/// Tokens [token, token + count) of a step's new ones, of one batch row, and the first of the rows that they go to.
+struct CacheWrite {
+  std::int64_t batch = 0, token = 0, count = 0, row = 0;
+  bool operator==(const CacheWrite&) const = default;
+};
+/// What a step's queries see of a shard, its own new tokens included, and what the step writes into it.
+struct CacheStep {
+  std::vector<BandSlice> slices;
+  std::vector<CacheWrite> writes;
+};
+/// `lengths` (B) before the step; `owners` (B, Tq) of the new tokens, or empty. Overwrites `result`, whose memory is reused. As many
+/// slices as runs of rows that follow each other, once for the whole batch where its rows are alike.
+/// @throws Error(argument) if the new tokens do not fit, a length or an owner is out of range, or a page that is needed is not there
+void plan_cache_step(const DecodeSpec& spec, int num_ranks, Rank rank, const CacheRows& rows, std::span<const std::int64_t> lengths,
+                     std::span<const Rank> owners, CacheStep& result);
+/// One step over a shard of `cache_rows` rows. Slices and fingerprint may be replaced between runs: nothing else of the plan depends on
+/// lengths and owners. `spec.merge` is not automatic.
+[[nodiscard]] Schedule decode(const DecodeSpec& spec, int num_ranks, Rank rank, std::int64_t cache_rows, std::span<const BandSlice> slices);
+/// Puts other slices into a decode plan.
+void replace_slices(Schedule& decode_plan, std::span<const BandSlice> slices);
+[[nodiscard]] Schedule context_pass(const ContextPassSpec& spec, Rank rank, const RecordOptions& options = {});
 
 }  // namespace collectives
 

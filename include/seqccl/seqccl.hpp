@@ -4,6 +4,8 @@
 
 #include "seqccl/attention.hpp"
 #include "seqccl/communicator.hpp"
+#include "seqccl/context_pass.hpp"
+#include "seqccl/decode.hpp"
 #include "seqccl/dimension_switch.hpp"
 #include "seqccl/documents.hpp"
 #include "seqccl/error.hpp"

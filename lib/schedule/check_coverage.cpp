@@ -48,6 +48,14 @@ Segment Coverage::document_of(std::int64_t token) const {
   return {first, end - first, 1};
 }
 
+SlotNames Coverage::names_of(const Schedule& of, std::size_t slot) const {
+  if (!claim.names) return {claim.partition->pieces(of.rank), 0};
+  const Tensor tensor = of.slots[slot].tensor;
+  int nth = 0;
+  for (std::size_t i = 0; i < slot; ++i) nth += of.slots[i].tensor == tensor ? 1 : 0;
+  return claim.names(of.rank, tensor, nth);
+}
+
 void Coverage::problem(const std::string& what) {
   if (problems.size() < max_problems) problems.push_back(fmt::format("{}: {}", where(*schedule, step), what));
 }

@@ -36,6 +36,9 @@ struct Coverage {
   /// The document of a token; behind the last token the last one.
   [[nodiscard]] Segment document_of(std::int64_t token) const;
 
+  /// What rows and heads of a caller's slot are, if its rows are tokens.
+  [[nodiscard]] SlotNames names_of(const Schedule& of, std::size_t slot) const;
+
   /// Reports against the present step.
   void problem(const std::string& what);
   /// Names in `block`; empty, and reported, if a part was never written.

@@ -46,22 +46,25 @@ What what_of(Tensor tensor) {
 }
 
 /// The fragments of one input slot; false if it has not the extents that the claim gives it.
-bool name_slot(const Coverage& run, Rank rank, const Slot& slot, std::vector<Fragment>& result) {
+bool name_slot(const Coverage& run, const Schedule& schedule, std::size_t index, std::vector<Fragment>& result) {
+  const Rank rank = schedule.rank;
+  const Slot& slot = schedule.slots[index];
   Fragment fragment{.rows = {0, slot.tokens}, .num_heads = slot.heads, .what = what_of(slot.tensor), .complete = true};
-  const std::int64_t own = run.claim.partition->tokens_on(rank);
   if (slot.tensor == Tensor::log_decay && run.decay_is_constant) fragment.what = What::constant_decay;
   if (fragment.what != What::user) {
     const bool is_kv = fragment.what == What::k || fragment.what == What::v;
     if (slot.heads != (is_kv ? run.claim.kv_heads : run.claim.q_heads)) return false;
   }
   if (row_is_token(fragment.what)) {
-    if (slot.tokens != own) return false;
-    for (const Piece& piece : run.claim.partition->pieces(rank)) {
+    const SlotNames names = run.names_of(schedule, index);
+    fragment.head = names.first_head;
+    for (const Piece& piece : names.rows) {
+      if (piece.tokens.count == 0) continue;
       fragment.rows = {piece.row, piece.tokens.count};
       fragment.tokens = piece.tokens;
       result.push_back(fragment);
     }
-    return true;
+    return fills(result, slot.tokens, slot.heads);
   }
   if (slot.tensor == Tensor::entering_state) {  // one state per segment, of what comes before it in its document
     const auto segments = run.claim.partition->segments(rank);
@@ -89,7 +92,7 @@ void name_inputs(Coverage& run) {
       const Slot& slot = schedule.slots[i];
       if (slot.kind != SlotKind::input || slot.tokens == 0 || slot.heads == 0) continue;
       fragments.clear();
-      if (!name_slot(run, schedule.rank, slot, fragments))
+      if (!name_slot(run, schedule, i, fragments))
         run.problems.push_back(fmt::format("rank {}: input {} has {} tokens and {} heads, not what partition and claim say", schedule.rank,
                                            name(slot.tensor), slot.tokens, slot.heads));
       run.write({static_cast<SlotIndex>(i), 0, static_cast<std::int32_t>(slot.heads), 0, slot.tokens}, fragments);

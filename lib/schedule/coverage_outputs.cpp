@@ -54,6 +54,7 @@ class Outputs {
     const std::int64_t num_tokens = run_.num_tokens();
     if (tensor_ == Tensor::state_out && (num_tokens == 0 || run_.claim.partition->place_of(num_tokens - 1).rank != rank)) return;
     if (tensor_ == Tensor::dstate_in && (num_tokens == 0 || run_.claim.partition->place_of(0).rank != rank)) return;
+    names_ = run_.names_of(*schedule_, index);
     const std::vector<Fragment> found = run_.contents[rank][index].read({index, 0, static_cast<std::int32_t>(slot.heads), 0, slot.tokens});
     if (!fills(found, slot.tokens, slot.heads)) return problem("not all of it is written");
     for (const Fragment& fragment : found) {
@@ -115,25 +116,29 @@ class Outputs {
                           complete ? " and the one given" : ""));
   }
 
-  /// Rows that stand for this rank's own tokens.
+  /// Rows that stand for tokens: by default this rank's own.
   void check_rows(const Fragment& fragment, What what) {
-    const Partition& partition = *run_.claim.partition;
     const bool by_key = what == What::dk || what == What::dv, is_zero = fragment.what == What::zero;
-    if (fragment.rows.end() > partition.tokens_on(schedule_->rank))
-      return problem(fmt::format("it has rows beyond the rank's {} tokens", partition.tokens_on(schedule_->rank)));
+    const std::int64_t num_rows = names_.rows.empty() ? 0 : names_.rows.back().row + names_.rows.back().tokens.count;
+    if (fragment.rows.end() > num_rows) return problem(fmt::format("it has rows beyond the rank's {} tokens", num_rows));
     const bool made_by_one_op = what == What::dlog_decay || what == What::dbeta;                  // linear attention
     const bool may_be_zero = what != What::lse && !made_by_one_op && run_.claim.mask != nullptr;  // no visible pair
     if (is_zero ? !may_be_zero : fragment.what != what) return problem(fmt::format("it is {}", describe(fragment)));
     const std::int64_t limit = by_key ? run_.claim.kv_heads : run_.claim.q_heads;
-    for (const Piece& piece : partition.pieces(schedule_->rank, fragment.rows, fragment.rows.first)) {
-      Fragment part = clip(fragment, {piece.row, piece.tokens.count}, fragment.head_first, fragment.num_heads);
+    const auto reaches = [&](const Piece& piece) { return piece.row + piece.tokens.count <= fragment.rows.first; };
+    for (auto piece = std::partition_point(names_.rows.begin(), names_.rows.end(), reaches);
+         piece != names_.rows.end() && piece->row < fragment.rows.end(); ++piece) {
+      if (piece->tokens.count == 0) continue;
+      Fragment part = clip(fragment, {piece->row, piece->tokens.count}, fragment.head_first, fragment.num_heads);
+      const Segment want{piece->tokens[part.rows.first - piece->row], part.rows.count, piece->tokens.step};
+      const std::int64_t head = names_.first_head + part.head_first;
       if (is_zero) {
-        part.tokens = piece.tokens;
-        part.head = part.head_first;
+        part.tokens = want;
+        part.head = head;
         part.sum = 0;
       }
-      if (!equal(part.tokens, piece.tokens) || part.head != part.head_first || part.head + part.num_heads > limit)
-        return problem(fmt::format("where {} from head {} on belong it is {}", describe(piece.tokens), part.head_first, describe(part)));
+      if (!equal(part.tokens, want) || part.head != head || part.head + part.num_heads > limit)
+        return problem(fmt::format("where {} from head {} on belong it is {}", describe(want), head, describe(part)));
       if (part.complete || made_by_one_op) continue;
       const auto key = std::tuple(part.sum, part.tokens.first, part.tokens.count, part.tokens.step, part.head, part.num_heads, by_key);
       if (right_.contains(key)) continue;  // lse goes with out, dv with dk
@@ -276,7 +281,8 @@ class Outputs {
       tensor_ = tensor;
       for (const Schedule& schedule : run_.schedules) {
         schedule_ = &schedule;
-        if (run_.claim.partition->tokens_on(schedule.rank) != 0 && !gives(schedule)) problem("other ranks have it, this one has not");
+        const bool has_rows = run_.claim.names || run_.claim.partition->tokens_on(schedule.rank) != 0;
+        if (has_rows && !gives(schedule)) problem("other ranks have it, this one has not");
       }
     }
   }
@@ -284,6 +290,7 @@ class Outputs {
   Coverage& run_;
   const Schedule* schedule_ = nullptr;
   Tensor tensor_ = Tensor::out;
+  SlotNames names_;  // of the slot that is being checked
   std::vector<Contribution> listed_, parts_, sink_shares_;
   std::set<std::tuple<SumId, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool>> right_;
 };

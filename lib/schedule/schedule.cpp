@@ -35,7 +35,7 @@ const char* name(Tensor tensor) noexcept {
   constexpr const char* names[] = {
       "scratch",    "q",         "k",          "v",      "out",       "lse",      "sinks",     "dout",
       "dq",         "dk",        "dv",         "dsinks", "log_decay", "state_in", "state_out", "entering_state",
-      "dstate_out", "dstate_in", "dlog_decay", "beta", "bonus", "dbeta", "dbonus", "user"};
+      "dstate_out", "dstate_in", "dlog_decay", "beta",   "bonus",     "dbeta",    "dbonus",    "user"};
   static_assert(std::size(names) == static_cast<std::size_t>(Tensor::user) + 1);
   return names[static_cast<int>(tensor)];
 }
