@@ -3,6 +3,7 @@
 #pragma once
 
 #include "seqccl/attention.hpp"
+#include "seqccl/balance.hpp"
 #include "seqccl/communicator.hpp"
 #include "seqccl/context_pass.hpp"
 #include "seqccl/decode.hpp"
