@@ -28,10 +28,11 @@ inline void repeat_first_key(LinearInputs& in) {
 }
 
 /// At most three times the error of the plain run, and some roundings of the largest number. A state that beta has all but wiped out
-/// is the difference of larger ones, so what entered counts too.
+/// is the difference of larger ones, so what entered counts too; keys in few dimensions are nearly parallel, and wipe out most.
 inline void expect_delta_close(const LinearResults& got, const LinearInputs& in, const std::string& note = {}, double num_roundings = 8) {
   const LinearResults want = reference_results(in), plain = reference_results(in, true);
   const auto tensors = got.all(), wanted = want.all(), plains = plain.all();
+  const double roundings = in.shape.key_dim <= 8 ? 2 * num_roundings : num_roundings;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const HostTensor& tensor = *tensors[i].second;
     if (tensor.bytes.empty()) continue;
@@ -40,7 +41,7 @@ inline void expect_delta_close(const LinearResults& got, const LinearInputs& in,
     double largest = error.reference_max;
     if (tensor_name == "state_out") largest = std::max(largest, distance(in.state, in.state).reference_max);
     if (tensor_name == "dstate_in") largest = std::max(largest, distance(in.dleaving, in.dleaving).reference_max);
-    EXPECT_LE(error.max, 3 * bar.max + num_roundings * epsilon(tensor.dtype) * largest) << tensor_name << " of " << describe(in) << note;
+    EXPECT_LE(error.max, 3 * bar.max + roundings * epsilon(tensor.dtype) * largest) << tensor_name << " of " << describe(in) << note;
   }
 }
 
