@@ -28,10 +28,10 @@ SEQCCL_BEGIN
 /// and Partition::unshard copy a rank's tokens out of it and back.
 ///
 /// Rules as Attention: every object works on one communicator, which must outlive it; constructors do not communicate; all ranks
-/// make the same calls in the same order. A call returns when its results are there: handles for calls in flight come later and
-/// are not there. Plans are recorded at the first use and kept. Tensors may have any strides with a contiguous last axis; a
-/// batch of 1 with contiguous tokens is sent in place, anything else is packed first. Inputs never change; outputs must not
-/// overlap inputs and are unspecified after an error.
+/// make the same calls in the same order. A call returns when its results are there; Communicator::start runs it beside the caller.
+/// Plans are recorded at the first use and kept. Tensors may have any strides with a contiguous last axis; a batch of 1 with
+/// contiguous tokens is sent in place, anything else is packed first. Inputs never change; outputs must not overlap inputs and
+/// are unspecified after an error.
 ///
 /// @throws Error(argument) naming the argument, before anything is sent; Error(dead | stalled | mismatched | local) naming the
 /// culprit ranks.
