@@ -323,6 +323,23 @@ TEST_P(DecodeForm, ButterflyByHeads) {
   }
 }
 
+// Same bits on every rank, even where a multiply-add makes a merge depend on its order: the lower ranks' part is the first operand.
+TEST_P(DecodeForm, ButterflyMergesTheLowerRanksFirst) {
+  for (const Schedule& schedule : record(DecodeMerge::butterfly)) {
+    Block received;
+    for (const Step& step : schedule.steps) {
+      if (step.lane != Lane::compute) {
+        if (const auto from = schedule.receives(schedule.exchanges[step.index]); !from.empty()) received = from.front().block;
+      } else if (const auto* merge = std::get_if<Merge>(&schedule.ops[step.index])) {
+        ASSERT_NE(step.about, schedule.rank);
+        const Block& first = merge->out;
+        const Block& second = merge->part_out;
+        EXPECT_EQ(step.about < schedule.rank ? first.slot : second.slot, received.slot) << "rank " << schedule.rank;
+      }
+    }
+  }
+}
+
 // One thread runs it: a step starts when the one before it is done.
 TEST_P(DecodeForm, RunsInProgramOrder) {
   for (const DecodeMerge merge : all_merges)
