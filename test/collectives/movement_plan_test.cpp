@@ -63,13 +63,15 @@ TEST(MovementPlan, EveryPartitionAndMaskIsProven) {
 }
 
 TEST(MovementPlan, EveryScanIsProven) {
+  int number = 0;
   for (const int num_ranks : ranks_of)
     for (const std::int64_t num_tokens : {std::int64_t{4} * num_ranks, std::int64_t{53}, std::int64_t{2}, std::int64_t{0}})
       for (const Partition& partition : all_partitions(num_tokens, num_ranks)) {
         if (!partition.has_contiguous_segments()) continue;
-        for (const LinearKind decay : {LinearKind::basic, LinearKind::constant_decay, LinearKind::scalar_gate, LinearKind::vector_gate})
-          for (const Scan scan : {Scan::all_gather, Scan::chain})
-            for (int flags = 0; flags < 8; ++flags) {
+        for (const LinearKind decay :
+             {LinearKind::basic, LinearKind::constant_decay, LinearKind::scalar_gate, LinearKind::vector_gate, LinearKind::gated_delta})
+          for (const Scan scan : all_scans)
+            for (int flags = ++number % 3; flags < 8; flags += 3) {
               const StateScanSpec spec{.batch = 1 + flags % 2,
                                        .heads = 3,
                                        .key_dim = 4,
@@ -78,7 +80,9 @@ TEST(MovementPlan, EveryScanIsProven) {
                                        .partition = partition,
                                        .scan = scan,
                                        .reverse = (flags & 2) != 0,
-                                       .initial = (flags & 4) != 0};
+                                       .initial = (flags & 4) != 0,
+                                       .column_blocks = 2,
+                                       .ranks_per_node = num_ranks < 3 ? 0 : 2};
               SCOPED_TRACE(spec.describe());
               expect_proven(record_all(collectives::state_scan, spec, {.inputs_sendable = flags < 4}), partition, Mask::full(), spec.batch,
                             3);

@@ -31,8 +31,8 @@ TEST_P(ManyRanks, SoftmaxMethodsPass) {
 }
 
 TEST_P(ManyRanks, LinearScansPass) {
-  for (const LinearKind kind : {LinearKind::basic, LinearKind::constant_decay, LinearKind::scalar_gate}) {
-    for (const Scan scan : {Scan::all_gather, Scan::chain}) {
+  for (const LinearKind kind : {LinearKind::basic, LinearKind::constant_decay, LinearKind::scalar_gate, LinearKind::kda}) {
+    for (const Scan scan : {Scan::all_gather, Scan::chain, Scan::pipelined_chain, Scan::doubling, Scan::hierarchical}) {
       LinearSpec spec;
       spec.heads = 2;
       spec.head_dim = 4;

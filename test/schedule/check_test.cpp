@@ -62,8 +62,8 @@ TEST_P(Ranks, LinearScansPass) {
   const int num_ranks = GetParam();
   for (const Partition& partition : partitions(num_ranks, 97)) {
     if (!partition.has_contiguous_segments()) continue;
-    for (const LinearKind kind : {LinearKind::basic, LinearKind::constant_decay, LinearKind::scalar_gate, LinearKind::vector_gate}) {
-      for (const Scan scan : {Scan::all_gather, Scan::chain}) {
+    for (const LinearKind kind : {LinearKind::basic, LinearKind::constant_decay, LinearKind::scalar_gate, LinearKind::kda}) {
+      for (const Scan scan : {Scan::all_gather, Scan::chain, Scan::pipelined_chain, Scan::doubling, Scan::hierarchical}) {
         LinearSpec spec;
         spec.heads = 2;
         spec.head_dim = 4;
