@@ -1,4 +1,4 @@
-// delta_chunk.hpp - one chunk of tokens under the delta rule: its decays, its triangular system, and one step of a state across it.
+// delta_chunk.hpp - one chunk of tokens under the delta rule: decays, pairs of keys, the triangular system, and a state's way across.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -7,49 +7,52 @@
 SEQCCL_BEGIN
 namespace cpu::linear {
 
-/// Delta chunk
-/// ===========
+/// S enters the chunk, S' leaves it; g, r(t,i) and C as in linear_chunk.hpp.
 ///
-///     S_t = (I - beta_t k_t k_t^T) D_t S_(t-1) + beta_t k_t v_t^T = D_t S_(t-1) + k_t u_t^T
-///     u_t = beta_t (v_t - sum_(i<t) G_ti u_i - k~_t^T S),   G_ti = sum_d k_td k_id r(t,i)_d,   k~_t = exp(g_t) k_t
-///     S' = diag(exp g_C) S + sum_i k^_i u_i^T,   k^_i = exp(g_C - g_i) k_i
+///     S_t = (I - beta_t k_t k_t^T) D_t S_(t-1) + beta_t k_t v_t^T = D_t S_(t-1) + k_t u_t^T,   D_t = diag(exp(log_decay_t))
+///     y_t = v_t - k~_t^T S - sum_(i<t) G_ti u_i,   u_t = beta_t y_t,   G_ti = sum_d k_td k_id r(t,i)_d,   k~_t = exp(g_t) k_t
+///     S'  = diag(exp(g_C)) S + sum_i k^_i u_i^T,   k^_i = exp(g_C - g_i) k_i
 ///
-/// S enters the chunk, S' leaves it; D_t = diag(exp(log_decay_t)). Letters and r: linear_chunk.hpp. Rows u are found by forward
-/// substitution, in blocks whose coupling is a matrix product: exact for any keys, also for 64 equal ones.
+/// y solves (I + G diag(beta)) y = v - K~ S. Blocks of 16 tokens are substituted one after the other; the triangles on the diagonal are
+/// inverted, by substitution too, so that all work on rows is matrix products. Good for any keys, also for 64 equal ones.
+/// The kind of decay (none, scalar, vector) is ChunkDecay's: nothing here asks for it.
 class DeltaChunk {
  public:
   DeltaChunk(const ConstTensorView& k, const ConstTensorView& log_decay, const ConstTensorView& beta, Workspace& workspace);
 
-  /// Makes this the chunk of tokens [first, first + count) of one batch and head.
+  /// Makes this the chunk of tokens [first, first + count) of one batch and head, without queries.
   void load(std::int64_t batch, std::int64_t head, std::int64_t first, std::int64_t count);
+  /// Its queries, times `factor`, from q (B, T, H, Dk); first as in load.
+  void load_queries(const ConstTensorView& q, std::int64_t batch, std::int64_t head, std::int64_t first, float factor);
 
-  /// rows (C, width) = v - K~ state on the way in, on the way out beta-free: rows_t - sum_(i<t) G_ti u_i; u_t = beta_t times that.
-  void solve(float* rows, float* u, std::int64_t width) const;
-  /// rows <- (I + diag(beta) G)^-T rows, backward substitution.
-  void solve_transposed(float* rows, std::int64_t width) const;
-
-  /// rows_t -= k~_t^T state, state (Dk, width).
-  void subtract_entering(const float* state, std::int64_t width, float* rows) const;
-  /// state <- diag(exp g_C) state + K^^T u.
+  /// y from rows = v - K~ S, and u = diag(beta) y; (C, width) each. Rows are used up; u may be rows.
+  void solve(float* rows, float* y, float* u, std::int64_t width) const;
+  /// z = (I + diag(beta) G)^-T rows, and dr = diag(beta) z. Rows are used up; dr may be rows.
+  void solve_transposed(float* rows, float* z, float* dr, std::int64_t width) const;
+  /// state <- diag(exp(g_C)) state + K^^T u, state (Dk, width).
   void advance(const float* u, std::int64_t width, float* state) const;
-  /// state <- diag(exp g_C) state - K~^T rows: what the gradient of a state takes on the way back, without the outputs' part.
-  void retreat(const float* rows, std::int64_t width, float* state) const;
+
+  /// scores_ti = sum_d q_td k_id r(t,i)_d for i <= t.
+  void scores(float* scores) const { decay_.scores(queries(), keys(), scores); }
 
   [[nodiscard]] const ChunkDecay& decay() const noexcept { return decay_; }
   [[nodiscard]] std::int64_t count() const noexcept { return count_; }
-  [[nodiscard]] const float* keys() const noexcept { return k_; }                 // (C, Dk)
-  [[nodiscard]] const float* leaving_keys() const noexcept { return leaving_; }   // k^
-  [[nodiscard]] const float* minus_gram() const noexcept { return minus_gram_; }  // -G (C, C), strictly lower
-  [[nodiscard]] const float* beta() const noexcept { return beta_; }              // (C)
+  [[nodiscard]] const float* keys() const noexcept { return rows_; }                         // (C, Dk) k
+  [[nodiscard]] const float* queries() const noexcept { return rows_ + count_ * key_dim_; }  // (C, Dk) q
+  [[nodiscard]] const float* entering() const noexcept { return entering_; }                 // (2 C, Dk) k~, behind it q~ = exp(g) q
+  [[nodiscard]] const float* leaving() const noexcept { return leaving_; }                   // (C, Dk) k^
+  [[nodiscard]] const float* minus_gram() const noexcept { return minus_gram_; }             // (C, C) -G, strictly lower
 
  private:
-  ConstTensorView keys_view_, beta_view_;
+  void invert_diagonal_blocks();
+
+  ConstTensorView k_view_, beta_view_;
   std::int64_t key_dim_, count_ = 0;
   ChunkDecay decay_;
-  float *k_, *entering_buffer_, *leaving_buffer_, *minus_entering_;  // (C, Dk)
+  float *rows_, *entering_buffer_, *leaving_buffer_;  // (2 C, Dk) k, behind it q; (2 C, Dk); (C, Dk)
   const float *entering_ = nullptr, *leaving_ = nullptr;
-  float *minus_gram_, *minus_scaled_;  // (C, C) -G and -diag(beta) G, strictly lower
-  float* beta_;
+  float *minus_gram_, *beta_;       // (C, C) (C)
+  float *inverse_, *inverse_rows_;  // (C, 16) of I + G diag(beta), of I + diag(beta) G: their diagonal blocks
 };
 
 }  // namespace cpu::linear

@@ -2,9 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
-#include <vector>
 
 #include "linear_chunk.hpp"
 #include "tile.hpp"
@@ -43,35 +44,43 @@ void sweep_back(std::int64_t num_chunks, std::int64_t state_size, Workspace& wor
 /// t >= s or the leaving state, whose gradient is X. Nothing cancels in this form but the pairs of a vector gate, within one chunk.
 ///
 ///     dlog_decay_s = exp(g_C) rowsum(S X) + sum_(i<s) leaving_i + sum_(t>=s) entering_t + sum_(i<s<=t) pair(t, i)
+///
+/// Each sum over d for a scalar gate. Call passing, leaving, entering, in this order, then pairs, then finish.
 class DecayGradient {
  public:
   DecayGradient(std::int64_t width, std::int64_t key_dim, Workspace& workspace) : width_(width), key_dim_(key_dim) {
-    for (double** rows : {&before_, &from_, &dlogs_}) *rows = workspace.take<double>((chunk_tokens + 1) * width);
+    dlogs_ = workspace.take<double>(chunk_tokens * width);
+    sum_ = workspace.take<double>(width);
     rounded_ = workspace.take(chunk_tokens * width);
   }
 
-  void begin(std::int64_t count) {
-    count_ = count;
-    for (double* rows : {before_, from_}) std::fill_n(rows, (count + 1) * width_, 0.0);
-    std::fill_n(dlogs_, count * width_, 0.0);
-  }
-  /// From S to X.
-  void add_passing(const ChunkDecay& decay, const float* state, const float* dleaving, std::int64_t value_dim) {
+  /// From S to X, both (Dk, Dv).
+  void passing(const ChunkDecay& decay, const float* state, const float* dleaving, std::int64_t value_dim) {
+    std::fill_n(sum_, width_, 0.0);
     for (std::int64_t d = 0; d < key_dim_; ++d) {
       const std::int64_t at = width_ == 1 ? 0 : d;
-      before_[at] += std::exp(decay.log_total()[at]) * tile().dot(state + d * value_dim, dleaving + d * value_dim, value_dim);
+      sum_[at] += std::exp(decay.log_total()[at]) * tile().dot(state + d * value_dim, dleaving + d * value_dim, value_dim);
     }
   }
-  /// sign x_t y_t per token, of what leaves towards X (seen by later tokens' decays) ...
-  void add_leaving(const float* x, const float* y) {
-    for (std::int64_t t = 0; t < count_; ++t) add_dots(x + t * key_dim_, y + t * key_dim_, 1, before_ + (t + 1) * width_);
+  /// From token i to X: leaving_i = x_i y_i, rows of Dk.
+  void leaving(const float* x, const float* y, std::int64_t count) {
+    count_ = count;
+    for (std::int64_t i = 0; i < count; ++i) {
+      std::copy_n(sum_, width_, dlogs_ + i * width_);
+      add_products(x + i * key_dim_, y + i * key_dim_);
+    }
   }
-  /// ... and of what comes from S, or of rows and columns of pairs (seen by decays up to t).
-  void add_entering(const float* x, const float* y, float sign) {
-    for (std::int64_t t = 0; t < count_; ++t) add_dots(x + t * key_dim_, y + t * key_dim_, sign, from_ + t * width_);
+  /// From S to token t: entering_t = q_t x_t + k_t y_t. x, y may contain more that a running sum from the last token shall add.
+  void entering(const float* q, const float* x, const float* k, const float* y) {
+    std::fill_n(sum_, width_, 0.0);
+    for (std::int64_t t = count_ - 1; t >= 0; --t) {
+      add_products(q + t * key_dim_, x + t * key_dim_);
+      add_products(k + t * key_dim_, y + t * key_dim_);
+      for (std::int64_t d = 0; d < width_; ++d) dlogs_[t * width_ + d] += sum_[d];
+    }
   }
-  /// Pairs of a scalar gate: value_ti = its weight times the weight's gradient, i < t.
-  void add_pairs(const float* weights, const float* gradients, float sign) {
+  /// Pairs of a scalar gate: pair(t, i) = sign weights_ti gradients_ti, (C, C).
+  void pairs(const float* weights, const float* gradients, double sign) {
     for (std::int64_t t = 0; t < count_; ++t) {
       double sum = 0;
       for (std::int64_t s = 1; s <= t; ++s) {
@@ -82,28 +91,23 @@ class DecayGradient {
   }
   /// The result (C, W). alpha = 0 stays 0 when log alpha moves: no gradient there, whatever rounding left in a sum of pairs.
   const float* finish(const float* logs) {
-    for (std::int64_t d = 0; d < width_; ++d) {
-      double sum = 0;
-      for (std::int64_t s = 0; s < count_; ++s) dlogs_[s * width_ + d] += sum += before_[s * width_ + d];
-      sum = 0;
-      for (std::int64_t s = count_ - 1; s >= 0; --s) dlogs_[s * width_ + d] += sum += from_[s * width_ + d];
-    }
-    for (std::int64_t x = 0; x < count_ * width_; ++x)
+    for (std::int64_t x = 0; x < count_ * width_; ++x) {
       rounded_[x] = logs[x] == -std::numeric_limits<float>::infinity() ? 0.0f : static_cast<float>(dlogs_[x]);
+    }
     return rounded_;
   }
 
  private:
-  void add_dots(const float* x, const float* y, float sign, double* sum) const {
+  void add_products(const float* x, const float* y) {
     if (width_ == 1)
-      sum[0] += sign * tile().dot(x, y, key_dim_);
+      sum_[0] += tile().dot(x, y, key_dim_);
     else
-      for (std::int64_t d = 0; d < key_dim_; ++d) sum[d] += sign * x[d] * y[d];
+      for (std::int64_t d = 0; d < key_dim_; ++d) sum_[d] += x[d] * y[d];
   }
 
   std::int64_t width_, key_dim_, count_ = 0;
-  double *before_, *from_, *dlogs_;  // (C + 1, W) (C + 1, W) (C, W)
-  float* rounded_;                   // (C, W)
+  double *dlogs_, *sum_;  // (C, W) (W)
+  float* rounded_;        // (C, W)
 };
 
 }  // namespace cpu::linear
