@@ -83,6 +83,15 @@ class ScanRecorder {
   [[nodiscard]] Element arrive(Round& round, const Element& from, const Element& to, bool with_transition);
   void absorb(Element& element, const Element& arriving, std::int64_t length, bool goes_on);
 
+  /// A run as its node sees it, in blocks of columns.
+  struct Part {
+    std::vector<Block> update{}, past{}, entering{};  // of the run, of the node's runs before it; the state that enters it
+    Block transition{}, past_transition{};
+    std::int64_t past_length = 0;
+  };
+  /// Finds `past` of the runs of a node, and what the whole node does. scan_hierarchical.cpp
+  void add_up_inside(const Places& node, bool is_first, std::vector<Part>& parts, Element& whole);
+
   /// What `source` on rank `from` is called on rank `to`: itself, a block that it is received in, or absent elsewhere.
   [[nodiscard]] Block move(Round& round, Rank from, Rank to, const Block& source, const Recorder::Shape& shape);
   /// One exchange; the local work follows the first.

@@ -41,11 +41,6 @@ std::vector<VirtualNode> virtual_nodes(std::span<const Run> order, const Places&
 //     2  across    a doubling scan over the nodes, for each block among its workers
 //     3  inside    a worker makes its blocks of the state that enters each run, for the run's owner
 void ScanRecorder::record_hierarchical() {
-  struct Part {                                       // of a run
-    std::vector<Block> update{}, past{}, entering{};  // per block: of the run, of the node's runs before it; what enters it
-    Block transition{}, past_transition{};
-    std::int64_t past_length = 0;
-  };
   std::vector<Part> parts(order_.size());
   std::vector<std::vector<VirtualNode>> nodes;
   std::vector<std::vector<Element>> sequences;
@@ -80,25 +75,7 @@ void ScanRecorder::record_hierarchical() {
   exchange(std::move(to_workers));
 
   for (std::size_t d = 0; d < nodes.size(); ++d)
-    for (std::size_t n = 0; n < nodes[d].size(); ++n) {
-      Element& element = sequences[d][n];
-      if (std::find(element.owner.begin(), element.owner.end(), me) == element.owner.end()) continue;
-      const auto [first, end] = nodes[d][n].runs;
-      for (std::size_t v = first; v < end && !order_[v].closes_document; ++v) {  // past . run: the next run's past, or the node's own
-        std::vector<Block>& sum = v + 1 < end ? parts[v + 1].past : element.update;
-        Block& transition = v + 1 < end ? parts[v + 1].past_transition : element.transition;
-        sum.resize(element.owner.size());
-        for (std::size_t b = 0; b < sum.size(); ++b) {
-          if (element.owner[b] != me) continue;
-          sum[b] = v == first ? parts[v].update[b] : copy_of(parts[v].past[b]);
-          if (v != first) step({parts[v].transition, parts[v].update[b], order_[v].count}, sum[b]);
-        }
-        if (v + 1 < end) parts[v + 1].past_length = parts[v].past_length + order_[v].count;
-        if (n == 0) continue;  // nothing enters
-        transition = v == first ? parts[v].transition : copy_of(parts[v].past_transition);
-        if (v != first) compose({parts[v].transition, {}, 0}, transition);
-      }
-    }
+    for (std::size_t n = 0; n < nodes[d].size(); ++n) add_up_inside(nodes[d][n].runs, n == 0, parts, sequences[d][n]);
   double_up(sequences);
 
   Round to_owners;
@@ -125,6 +102,26 @@ void ScanRecorder::record_hierarchical() {
   exchange(std::move(to_owners));
   for (std::size_t v = 0; v < order_.size(); ++v)
     if (mine(v) && !order_[v].opens_document) enter(v, states_.join(parts[v].entering));
+}
+
+/// past . run is the next run's past, or in the end what the whole node does. Nothing enters the first node: there T is not asked for.
+void ScanRecorder::add_up_inside(const Places& node, bool is_first, std::vector<Part>& parts, Element& whole) {
+  if (std::find(whole.owner.begin(), whole.owner.end(), plan_.rank()) == whole.owner.end()) return;
+  for (std::size_t v = node.first; v < node.end && !order_[v].closes_document; ++v) {
+    const bool is_last = v + 1 == node.end;
+    std::vector<Block>& sum = is_last ? whole.update : parts[v + 1].past;
+    Block& transition = is_last ? whole.transition : parts[v + 1].past_transition;
+    sum.resize(whole.owner.size());
+    for (std::size_t b = 0; b < sum.size(); ++b) {
+      if (whole.owner[b] != plan_.rank()) continue;
+      sum[b] = v == node.first ? parts[v].update[b] : copy_of(parts[v].past[b]);
+      if (v != node.first) step({parts[v].transition, parts[v].update[b], order_[v].count}, sum[b]);
+    }
+    if (!is_last) parts[v + 1].past_length = parts[v].past_length + order_[v].count;
+    if (is_first) continue;
+    transition = v == node.first ? parts[v].transition : copy_of(parts[v].past_transition);
+    if (v != node.first) compose({parts[v].transition, {}, 0}, transition);
+  }
 }
 
 }  // namespace collectives

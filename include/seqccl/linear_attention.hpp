@@ -62,7 +62,7 @@ struct LinearSpec {
   float scale = 1;
   bool state_in = false;                  // an initial state is given; it enters the first document
   bool state_out = false;                 // the final state (and in backward its gradient) is wanted / given; it leaves the last document
-  std::vector<std::int64_t> documents{};  // packed sequences: lengths that sum to N, the state is zero where one begins; empty: one
+  std::vector<std::int64_t> documents{};  // packed sequences: lengths that sum to N, the state is zero where one begins; none given: one
   bool causal = true;                     // false: every token reads the state that its whole document leaves; basic only
   int column_blocks = 4;                  // pipelined_chain: K, at most v_head_dim
   int ranks_per_node = 0;                 // hierarchical; 0: Mesh::natural of the communicator's topology, without one of the ranks
@@ -82,7 +82,8 @@ struct LinearInputs {
 };
 struct LinearOutputs {
   TensorView out;             // (B, T, H, Dv)
-  TensorView entering_state;  // (B, R, H, Dk, Dv): the state that enters each of this rank's R segments; keep it for backward.
+  TensorView entering_state;  // (B, R, H, Dk, Dv): the state that enters each of this rank's R segments; keep it for backward. Zero
+                              // where a document begins.
                               // causal false: left alone, backward sums the states of documents again
   TensorView state_out;       // (B, H, Dk, Dv), written on the rank that holds the last token
 };
@@ -102,7 +103,10 @@ struct LinearInputGradients {
 /// Linear attention on one communicator; rules as Attention.
 ///
 /// Every contiguous segment of a rank is one virtual rank, in sequence order, so zigzag works (2P virtual ranks), as do
-/// uneven partitions and empty ranks.
+/// uneven partitions and empty ranks. Every document is a scan of its own over the runs that it has, all of them side by side: nothing
+/// travels past the beginning of a document. A document without tokens is as if it were not there.
+///
+/// Cost: local work, and the bytes and rounds of Scan; exact counts are in collectives/state_scan/notes.md.
 class LinearAttention {
  public:
   LinearAttention(Communicator& comm, LinearSpec spec);

@@ -96,6 +96,25 @@ TEST_P(LinearScan, InputsMayBeStrided) {
 
 INSTANTIATE_TEST_SUITE_P(Scans, LinearScan, ::testing::ValuesIn(all_scans), [](const auto& test) { return std::string(name(test.param)); });
 
+// The same steps in the same order, whoever does them.
+TEST(LinearAttention, GatherAndChainGiveTheSameBits) {
+  for (const LinearKind kind : {LinearKind::constant_decay, LinearKind::vector_gate, LinearKind::kda}) {
+    LinearSpec spec;
+    spec.partition = Partition::zigzag(100, 5);
+    spec.head_dim = 16;
+    spec.heads = 2;
+    spec.kind = kind;
+    const LinearProblem problem(spec);
+    const LinearProblem::Run gathered = problem.run();
+    for (const Scan scan : {Scan::chain, Scan::pipelined_chain}) {
+      spec.scan = scan;
+      const LinearProblem::Run chained = LinearProblem(spec).run();
+      EXPECT_EQ(chained.whole.out.bytes, gathered.whole.out.bytes) << name(kind) << " " << name(scan);
+      EXPECT_EQ(chained.whole.dk.bytes, gathered.whole.dk.bytes) << name(kind) << " " << name(scan);
+    }
+  }
+}
+
 // Every token reads the sum over its document; ranks without tokens, more ranks than columns, 16-bit results.
 TEST(LinearAttention, WithoutOrderAgreesWithTheSum) {
   for (const int num_ranks : {1, 2, 3, 4, 5, 7, 8})
