@@ -147,6 +147,23 @@ TEST(ContextPassPlan, BytesAndMessages) {
   }
 }
 
+// What comes in, the selection packed, and sums of 16-bit results; every slot begins at a multiple of 64 bytes.
+TEST(ContextPassPlan, Workspace) {
+  ContextPassSpec spec = small_pass(4);
+  spec.tokens = {16, 16, 16, 16};
+  spec.passed_tokens = {4, 8, 2, 6};
+  spec.dtype = bf16;
+  spec.v_head_dim = 32;
+  std::size_t passed = 0;
+  for (Rank rank = 0; rank < 4; ++rank) {
+    const std::size_t token_bytes = 2 * (8 + 32) * 2, sums = 16 * 4 * 32 * 4, own = static_cast<std::size_t>(spec.passed_by(rank));
+    EXPECT_EQ(collectives::context_pass(spec, rank).workspace_bytes, passed * token_bytes + sums);
+    EXPECT_EQ(collectives::context_pass(spec, rank, {.inputs_sendable = false}).workspace_bytes,
+              (passed + (rank == 3 ? 0 : own)) * token_bytes + sums);
+    passed += own;
+  }
+}
+
 // What the selections need to travel is hidden behind attention to own keys and anchor.
 TEST(ContextPassPlan, TheExchangeIsHidden) {
   ContextPassSpec spec = small_pass(4);

@@ -340,6 +340,17 @@ TEST_P(DecodeForm, ButterflyMergesTheLowerRanksFirst) {
   }
 }
 
+// The partial, room for one that comes in, and what travels in another type; every slot begins at a multiple of 64 bytes.
+TEST_P(DecodeForm, Workspace) {
+  const std::size_t state = m, wire = g;
+  static_assert(4 * rows * Hq % 64 == 0);
+  for (const Schedule& schedule : record(DecodeMerge::butterfly)) {
+    const bool sends_result = schedule.rank < power && schedule.rank + power < P, gets_result = schedule.rank >= power;
+    EXPECT_EQ(schedule.workspace_bytes, state * (P == 1 || gets_result ? 1 : 2) + (sends_result || gets_result ? wire : 0));
+  }
+  for (const Schedule& schedule : record(DecodeMerge::tree)) EXPECT_EQ(schedule.workspace_bytes, P == 1 ? state : 2 * state + wire);
+}
+
 // One thread runs it: a step starts when the one before it is done.
 TEST_P(DecodeForm, RunsInProgramOrder) {
   for (const DecodeMerge merge : all_merges)
