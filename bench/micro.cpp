@@ -70,6 +70,39 @@ void record_and_check_64_ranks(benchmark::State& state, const char* method) {
 BENCHMARK_CAPTURE(record_and_check_64_ranks, ring, "ring")->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(record_and_check_64_ranks, double_ring, "double_ring")->Unit(benchmark::kMillisecond);
 
+/// What a decode step plans: where the new tokens of 32 batch rows go and which rows of 64-token pages each of them sees.
+void plan_decode_step(benchmark::State& state) {
+  constexpr int num_ranks = 8;
+  constexpr std::int64_t batch = 32, page_tokens = 64, row_pages = 128;
+  DecodeSpec spec;
+  spec.batch = batch;
+  spec.q_heads = 8;
+  spec.kv_heads = 2;
+  spec.head_dim = 64;
+  spec.merge = DecodeMerge::butterfly;
+  std::vector<std::int32_t> page_table(batch * row_pages);
+  for (std::size_t i = 0; i < page_table.size(); ++i) page_table[i] = static_cast<std::int32_t>(i * 7 % page_table.size());  // scattered
+  const collectives::CacheRows rows{.capacity = row_pages * page_tokens,
+                                    .page_tokens = page_tokens,
+                                    .page_rows = page_tokens,
+                                    .num_pages = batch * row_pages,
+                                    .page_table = page_table};
+  std::vector<std::int64_t> lengths(batch), positions(batch);
+  for (std::size_t b = 0; b < batch; ++b) lengths[b] = 4000 + 100 * static_cast<std::int64_t>(b);
+  for (std::size_t b = 0; b < batch; ++b) positions[b] = num_ranks * lengths[b];
+  const std::vector<Rank> owners = decode_owners(positions, spec.q_tokens, num_ranks);
+  collectives::CacheStep step;
+  collectives::plan_cache_step(spec, num_ranks, 0, rows, lengths, owners, step);
+  Schedule schedule = collectives::decode(spec, num_ranks, 0, batch * row_pages * page_tokens, step.slices);
+  for (auto run : state) {
+    (void)run;
+    collectives::plan_cache_step(spec, num_ranks, 0, rows, lengths, owners, step);
+    collectives::replace_slices(schedule, step.slices);
+    benchmark::DoNotOptimize(schedule.slices.data());
+  }
+}
+BENCHMARK(plan_decode_step)->Unit(benchmark::kMicrosecond);
+
 /// Steps that do next to nothing on one rank: what is left is the executor.
 void executor_per_compute_step(benchmark::State& state) {
   constexpr int num_steps = 1000;

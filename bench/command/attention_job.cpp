@@ -69,7 +69,7 @@ struct RankRun {
     if (settings.trace) add_trace(at, schedule, events, forward_times[at]);
     partition.unshard(out.view(), rank, result.out.view());
     unshard_rows(lse, partition, rank, result.lse);
-    if (rank == 0) result.method = attention.method();
+    if (rank == 0) result.chosen = attention.spec();
     if (backward) run_backward(comm, attention, q, k, v, out, lse, events);
     lockstep.meet(comm);  // nobody leaves while others still compute
   }

@@ -23,14 +23,14 @@ void describe_shapes(const AttentionTensors& tensors, AttentionSpec& spec);
 [[nodiscard]] AttentionTensors random_attention(const AttentionSpec& spec, bool backward, std::uint64_t seed);
 
 struct AttentionResult {
-  Method method = Method::automatic;  // the one that ran
-  HostTensor out, lse;                // (B, N, Hq, Dv), (B, Hq, N) f32
-  HostTensor dq, dk, dv, dsinks;      // absent if there was no backward
+  AttentionSpec chosen{};         // what ran: its method is never automatic
+  HostTensor out, lse;            // (B, N, Hq, Dv), (B, Hq, N) f32
+  HostTensor dq, dk, dv, dsinks;  // absent if there was no backward
   Measurement forward, backward;
   std::vector<TraceStep> trace;
 };
 
-/// Shards, runs, unshards. Backward runs if `backward`; it needs dout. Method::automatic is resolved by the library.
+/// Shards, runs, unshards. Backward runs if `backward`; it needs dout. Method::automatic is resolved by the library: see `chosen`.
 /// @throws Error of any kind
 [[nodiscard]] AttentionResult run_attention(const AttentionTensors& tensors, const AttentionSpec& spec, const RunSettings& settings,
                                             bool backward);

@@ -14,9 +14,18 @@ namespace seqccl::command {
 namespace {
 
 /// Fields of specs that an option sets; '_' becomes '-'.
-constexpr Alias field_options[] = {
-    {"backward", "--burst"},      {"mesh", "--mesh"},   {"head_groups", "--head-groups"}, {"partials_in_dtype", "--partials-in-dtype"},
-    {"partition", "--partition"}, {"scale", "--scale"}, {"softcap", "--softcap"},         {"dtype", "--dtype"}};
+constexpr Alias field_options[] = {{"backward", "--burst"},
+                                   {"mesh", "--mesh"},
+                                   {"head_groups", "--head-groups"},
+                                   {"partials_in_dtype", "--partials-in-dtype"},
+                                   {"partition", "--partition"},
+                                   {"scale", "--scale"},
+                                   {"softcap", "--softcap"},
+                                   {"dtype", "--dtype"},
+                                   {"column_blocks", "--column-blocks"},
+                                   {"ranks_per_node", "--ranks-per-node"},
+                                   {"documents", "--documents"},
+                                   {"causal", "--not-causal"}};
 
 /// "0 1 | 2 3": one group per value of `group_of`, in order of rank.
 template <class GroupOf>
@@ -57,6 +66,15 @@ AttentionSpec ChoiceOptions::chosen(AttentionSpec spec, const std::string& name,
   spec.partials_in_dtype = partials_in_dtype;
   choose_method(spec, name, topology);
   return spec;
+}
+
+std::string published_name(const AttentionSpec& given, const AttentionSpec& chosen, const Topology& topology) {
+  for (const std::string& name : method_names()) {
+    AttentionSpec named = given;
+    choose_method(named, name, topology);
+    if (named.method == chosen.method && named.mesh == chosen.mesh && named.backward == chosen.backward) return name;
+  }
+  return seqccl::name(chosen.method);
 }
 
 std::string refusal(const AttentionSpec& spec) {

@@ -29,6 +29,9 @@ struct ChoiceOptions {
   [[nodiscard]] AttentionSpec chosen(AttentionSpec spec, const std::string& name, const Topology& topology) const;
 };
 
+/// The published name by which `given` becomes `chosen`: what Method::automatic came to.
+[[nodiscard]] std::string published_name(const AttentionSpec& given, const AttentionSpec& chosen, const Topology& topology);
+
 /// Why the library refuses this problem, beginning with the option to change; empty if it does not.
 [[nodiscard]] std::string refusal(const AttentionSpec& spec);
 

@@ -21,7 +21,9 @@ constexpr const char* footer =
     "Examples:\n"
     "  seqccl run attention --input text.safetensors --ranks 4 --method all --mask causal --partition zigzag --check\n"
     "  seqccl explain attention --ranks 8 --tokens 64k --method ring\n"
+    "  seqccl explain crossovers\n"
     "  seqccl bench attention --ranks 2,4 --tokens 4k,16k\n"
+    "  seqccl bench decode --ranks 4 --tokens 64k --merge all\n"
     "  seqccl COMMAND --help shows the options and examples of one command\n\n"
     "Exit codes: 0 right, 1 --check failed, 2 bad usage or input, 3 communication failed";
 
@@ -52,12 +54,18 @@ int run_subcommand(int argc, const char* const* argv, const Console& console) {
   CLI::App& run = group(root, "run", "Compute attention of a file of tensors on many ranks");
   subcommands.push_back(make_run_attention(run));
   subcommands.push_back(make_run_linear(run));
+  subcommands.push_back(make_run_decode(run));
   CLI::App& bench = group(root, "bench", "Measure methods over sizes and ranks");
   subcommands.push_back(make_bench_attention(bench));
   subcommands.push_back(make_bench_linear(bench));
+  subcommands.push_back(make_bench_decode(bench));
+  subcommands.push_back(make_bench_context_pass(bench));
   CLI::App& explain = group(root, "explain", "Show what a method does and costs, without running it");
   subcommands.push_back(make_explain_attention(explain));
   subcommands.push_back(make_explain_linear(explain));
+  subcommands.push_back(make_explain_decode(explain));
+  subcommands.push_back(make_explain_context_pass(explain));
+  subcommands.push_back(make_explain_balance(explain));
   subcommands.push_back(make_explain_crossovers(explain));
   CLI::App& draw = group(root, "draw", "Draw the lanes of all ranks over simulated time, as SVG");
   subcommands.push_back(make_draw_attention(draw));

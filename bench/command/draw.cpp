@@ -10,6 +10,7 @@
 
 #include "command/choices.hpp"
 #include "command/command.hpp"
+#include "command/linear_options.hpp"
 #include "command/options.hpp"
 #include "command/planned.hpp"
 #include "command/subcommand.hpp"
@@ -83,22 +84,25 @@ class DrawAttention final : public Draw {
 class DrawLinear final : public Draw {
  public:
   explicit DrawLinear(CLI::App& parent) {
-    CLI::App& app = add_to(parent, "linear", "A scan of states", "  seqccl draw linear --ranks 4 --scan chain -o chain.svg");
+    CLI::App& app = add_to(parent, "linear", "A scan of states",
+                           "  seqccl draw linear --ranks 4 --scan chain -o chain.svg\n"
+                           "  seqccl draw linear --ranks 8 --scan zeco --kind delta --column-blocks 8 -o zeco.svg");
     add_common(app);
     shape_.add_to(app);
-    app.add_option("--scan", scan_, "all_gather|chain")->capture_default_str();
+    linear_.add_to(app, "");
   }
 
   int run(const Console& console) override {
-    const std::vector<Scan> scans = parse_scans(scan_);
-    if (scans.size() != 1) throw Error(ErrorKind::argument, fmt::format("--scan: '{}' is not right, want one scan to draw", scan_));
+    const std::vector<Scan> scans = linear_.scans();
+    if (scans.size() != 1) throw Error(ErrorKind::argument, fmt::format("--scan: '{}' is not right, want one scan to draw", linear_.scan));
     const Cluster cluster = plan_.cluster.cluster(plan_.ranks());
-    return show(console, plan_linear(shape_.spec(plan_.num_tokens(), plan_.ranks()), scans.front(), plan_.backward, cluster));
+    const LinearSpec spec = linear_.chosen(shape_.spec(plan_.num_tokens(), plan_.ranks()), scans.front(), cluster.topology);
+    return show(console, plan_linear(spec, plan_.backward, cluster));
   }
 
  private:
   LinearShape shape_;
-  std::string scan_ = "all_gather";
+  LinearOptions linear_{"all_gather"};
 };
 
 }  // namespace

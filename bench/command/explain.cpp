@@ -1,116 +1,16 @@
 // explain.cpp - `seqccl explain`: costs, proofs and simulated time of a method, without running it.
 // SPDX-License-Identifier: Apache-2.0
-#include "seqccl/explain.hpp"
-
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <nlohmann/json.hpp>
-#include <ostream>
 #include <utility>
 
 #include "command/choices.hpp"
-#include "command/command.hpp"
+#include "command/explain_base.hpp"
+#include "command/linear_options.hpp"
 #include "command/options.hpp"
-#include "command/planned.hpp"
-#include "command/subcommand.hpp"
-#include "command/sweep.hpp"
-#include "seqccl/cost.hpp"
 
 namespace seqccl::command {
 namespace {
-
-using Json = nlohmann::ordered_json;
-
-Json numbers_of(const Planned& planned) {
-  Json ranks = Json::array();
-  double flops = 0;
-  std::uint64_t bytes = 0;
-  for (std::size_t rank = 0; rank < planned.schedules.size(); ++rank) {
-    const Cost cost = cost_of(planned.schedules[rank]);
-    flops += cost.flops;
-    bytes += cost.total_received_bytes;
-    Json row = {{"rank", rank},
-                {"sent_bytes", cost.total_sent_bytes},
-                {"received_bytes", cost.total_received_bytes},
-                {"received_bytes_from", cost.received_bytes},
-                {"received_messages", cost.total_received_messages},
-                {"exchanges", cost.num_exchanges},
-                {"flops", cost.flops},
-                {"workspace_bytes", cost.workspace_bytes}};
-    if (planned.report.ok()) {
-      row["compute_s"] = planned.simulation.compute_s[rank];
-      row["exposed_s"] = planned.simulation.exposed_s[rank];
-    }
-    ranks.push_back(std::move(row));
-  }
-  Json numbers = {{"method", planned.method},      {"name", planned.schedules.front().name},
-                  {"proven", planned.report.ok()}, {"problems", planned.report.problems},
-                  {"received_bytes", bytes},       {"flops", flops}};
-  if (planned.mesh)
-    numbers["mesh"] = {{"heads", planned.mesh->heads},
-                       {"outer", planned.mesh->outer},
-                       {"inner", planned.mesh->inner},
-                       {"heads_outermost", planned.mesh->heads_outermost}};
-  if (planned.report.ok()) numbers["simulated_s"] = planned.simulation.seconds;
-  numbers["ranks"] = std::move(ranks);
-  return numbers;
-}
-
-/// Everything after the schedules are there is the same for softmax and linear.
-class Explain : public Subcommand {
- protected:
-  void add_common(CLI::App& app) {
-    plan_.add_to(app);
-    app.add_option("--rank", steps_of_, "Show the steps of this rank too");
-  }
-
-  /// The candidates' table if there are several, and the best (or only) one in full.
-  int show(const Console& console, const std::vector<Planned>& candidates, const std::vector<std::string>& refused, const Cluster& cluster,
-           const Sweep* sweep = nullptr) const {
-    if (steps_of_ < -1 || steps_of_ >= plan_.ranks())
-      throw Error(ErrorKind::argument, fmt::format("--rank: {} is not right, want 0 to {}", steps_of_, plan_.ranks() - 1));
-    if (candidates.empty()) throw Error(ErrorKind::argument, refused.empty() ? "nothing to explain" : refused.front());
-    bool all_proven = true;
-    const Planned* best = &candidates.front();
-    Table table({"candidate", "proven", "simulated", "received", "workspace", "mesh"});
-    Json list = Json::array();
-    for (const Planned& planned : candidates) {
-      all_proven = all_proven && planned.report.ok();
-      if (planned.report.ok() && (!best->report.ok() || planned.simulation.seconds < best->simulation.seconds)) best = &planned;
-      const Json numbers = numbers_of(planned);
-      std::size_t workspace_bytes = 0;
-      for (const Schedule& schedule : planned.schedules) workspace_bytes = std::max(workspace_bytes, schedule.workspace_bytes);
-      table.add({planned.method, planned.report.ok() ? "yes" : "NO", planned.report.ok() ? human_seconds(planned.simulation.seconds) : "-",
-                 human_bytes(numbers["received_bytes"].get<double>()), human_bytes(static_cast<double>(workspace_bytes)),
-                 planned.mesh ? mesh_text(*planned.mesh) : "none"});
-      list.push_back(numbers);
-    }
-    if (json()) {
-      Json all = {{"best", best->method}, {"candidates", list}, {"refused", refused}};
-      if (sweep != nullptr) all["wins"] = sweep->wins_json();
-      console.out << all.dump(1) << '\n';
-      return all_proven ? exit_right : exit_check_failed;
-    }
-    if (candidates.size() > 1 || !refused.empty()) {
-      console.out << table.text();
-      for (const std::string& why : refused) console.out << "refused: " << why << '\n';
-      console.out << '\n';
-    }
-    if (sweep != nullptr) console.out << "around this problem: " << sweep->wins_text() << '\n';
-    for (const Planned& planned : candidates)
-      if (!planned.report.ok()) console.out << planned.method << " is NOT proven:\n" << planned.report.text() << '\n';
-    if (best->report.ok()) {
-      console.out << mesh_picture(best->mesh) << (best->mesh ? "\n" : "");
-      console.out << seqccl::explain(best->schedules, best->simulation, cluster, steps_of_);
-      console.out << "proven for these ranks: messages match, no deadlock, no race, every visible pair exactly once\n";
-    }
-    return all_proven ? exit_right : exit_check_failed;
-  }
-
-  PlanOptions plan_;
-  int steps_of_ = -1;
-};
 
 class ExplainAttention final : public Explain {
  public:
@@ -193,23 +93,33 @@ class ExplainLinear final : public Explain {
   explicit ExplainLinear(CLI::App& parent) {
     CLI::App& app = add_to(parent, "linear", "A scan of states: costs per rank, proofs, simulated and exposed time",
                            "  seqccl explain linear --ranks 8 --tokens 64k --scan all --kind vector_gate\n"
+                           "  seqccl explain linear --ranks 16 --nodes 4x4 --between 8,2 --scan all --kind kda --tokens 64k\n"
                            "  seqccl explain linear --ranks 4 --scan chain --backward --rank 2");
     add_common(app);
     shape_.add_to(app);
-    app.add_option("--scan", scan_, "all|all_gather|chain")->capture_default_str();
+    linear_.add_to(app, "all|");
   }
 
   int run(const Console& console) override {
     const Cluster cluster = plan_.cluster.cluster(plan_.ranks());
     const LinearSpec spec = shape_.spec(plan_.num_tokens(), plan_.ranks());
     std::vector<Planned> candidates;
-    for (const Scan scan : parse_scans(scan_)) candidates.push_back(plan_linear(spec, scan, plan_.backward, cluster));
-    return show(console, candidates, {}, cluster);
+    std::vector<std::string> refused;
+    const std::vector<Scan> scans = linear_.scans();
+    for (const Scan scan : scans) {
+      try {
+        candidates.push_back(plan_linear(linear_.chosen(spec, scan, cluster.topology), plan_.backward, cluster));
+      } catch (const Error& error) {
+        if (error.kind() != ErrorKind::argument || scans.size() == 1) throw;
+        refused.emplace_back(error.what());
+      }
+    }
+    return show(console, candidates, refused, cluster);
   }
 
  private:
   LinearShape shape_;
-  std::string scan_ = "all";
+  LinearOptions linear_{"all"};
 };
 
 }  // namespace

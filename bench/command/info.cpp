@@ -1,6 +1,7 @@
 // info.cpp - `seqccl info`: what was built, what this machine has, which transports there are and why not the others.
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sched.h>
 
 #include <fstream>
@@ -13,6 +14,7 @@
 #include "command/command.hpp"
 #include "command/names.hpp"
 #include "command/subcommand.hpp"
+#include "seqccl/decode.hpp"
 #include "seqccl/kernels.hpp"
 #include "seqccl/linear_attention.hpp"
 #include "seqccl/transport.hpp"
@@ -72,13 +74,19 @@ class Info final : public Subcommand {
     };
     for (const char* name : transport_names().later) info["transports"][name] = "no: not in this version";
     for (const std::string& method : method_names()) info["methods"][method] = method_text(method);
-    for (const std::string& scan : {std::string(name(Scan::all_gather)), std::string(name(Scan::chain))})
-      info["scans"][scan] = "forward, backward";
+    for (const std::string& scan : scan_list()) info["scans"][scan] = "forward, backward";
+    info["kinds"] = kind_list();
+    info["decode"] = std::vector<std::string>{name(DecodeMerge::butterfly), name(DecodeMerge::tree), name(DecodeMerge::all_to_all)};
+    info["also"] = std::vector<std::string>{"context_pass (prefill)", "balance (batches of sequences)"};
     if (json()) {
       console.out << info.dump(1) << '\n';
       return exit_right;
     }
     for (const auto& [key, value] : info.items()) {
+      if (value.is_array()) {
+        console.out << fmt::format("{:<13} {}\n", key, fmt::join(value.get<std::vector<std::string>>(), ", "));
+        continue;
+      }
       if (!value.is_object()) {
         console.out << fmt::format("{:<13} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
         continue;

@@ -17,18 +17,21 @@ int all_cores() { return static_cast<int>(std::max(1u, std::thread::hardware_con
 LinearResult results_of(const LinearTensors& tensors, const LinearSpec& spec, bool backward, DType dtype, DType wide) {
   LinearResult result;
   result.out = HostTensor(dtype, {spec.batch, spec.partition.num_tokens(), spec.heads, spec.dim_v()});
-  result.state_out = HostTensor(wide, {spec.batch, spec.heads, spec.head_dim, spec.dim_v()});
+  if (spec.state_out) result.state_out = HostTensor(wide, {spec.batch, spec.heads, spec.head_dim, spec.dim_v()});
   if (!backward) return result;
   result.dq = HostTensor(dtype, tensors.q.shape());
   result.dk = HostTensor(dtype, tensors.k.shape());
   result.dv = HostTensor(dtype, tensors.v.shape());
   if (tensors.log_decay.present()) result.dlog_decay = HostTensor(wide, tensors.log_decay.shape());
   if (tensors.state_in.present()) result.dstate_in = HostTensor(wide, tensors.state_in.shape());
+  if (tensors.beta.present()) result.dbeta = HostTensor(wide, tensors.beta.shape());
+  if (tensors.bonus.present()) result.dbonus = HostTensor(wide, tensors.bonus.shape());
   return result;
 }
 
 reference::LinearGradients gradients_of(LinearResult& result) {
-  return {result.dq.view(), result.dk.view(), result.dv.view(), result.dlog_decay.view(), result.dstate_in.view()};
+  return {result.dq.view(),        result.dk.view(),    result.dv.view(),    result.dlog_decay.view(),
+          result.dstate_in.view(), result.dbeta.view(), result.dbonus.view()};
 }
 
 }  // namespace
@@ -38,8 +41,16 @@ LinearReference::LinearReference(const LinearTensors& tensors, const LinearSpec&
   gradients_ =
       backward && (level == CheckLevel::full ||
                    (level == CheckLevel::automatic && spec.partition.num_tokens() <= full_check_tokens));  // its memory grows with N Dk Dv
-  const reference::Linear problem{tensors.q.view(),         tensors.k.view(),        tensors.v.view(),
-                                  tensors.log_decay.view(), tensors.state_in.view(), static_cast<double>(spec.scale)};
+  const reference::Linear problem{.q = tensors.q.view(),
+                                  .k = tensors.k.view(),
+                                  .v = tensors.v.view(),
+                                  .log_decay = tensors.log_decay.view(),
+                                  .state_in = tensors.state_in.view(),
+                                  .scale = static_cast<double>(spec.scale),
+                                  .beta = tensors.beta.view(),
+                                  .bonus = tensors.bonus.view(),
+                                  .documents = spec_.documents,
+                                  .causal = spec.causal};
   want_ = results_of(tensors, spec, gradients_, DType::f64, DType::f64);
   plain_ = results_of(tensors, spec, gradients_, spec.dtype, f32);
   reference::linear(problem, want_.out.view(), want_.state_out.view(), all_cores());
@@ -66,6 +77,8 @@ CheckOutcome LinearReference::judge(const LinearResult& result) const {
   add("dv", result.dv, want_.dv, plain_.dv, true);
   add("dlog_decay", result.dlog_decay, want_.dlog_decay, plain_.dlog_decay, true);
   add("dstate_in", result.dstate_in, want_.dstate_in, plain_.dstate_in, true);
+  add("dbeta", result.dbeta, want_.dbeta, plain_.dbeta, true);
+  add("dbonus", result.dbonus, want_.dbonus, plain_.dbonus, true);
   return outcome;
 }
 

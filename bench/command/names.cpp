@@ -10,6 +10,7 @@
 
 #include "seqccl/attention.hpp"
 #include "seqccl/error.hpp"
+#include "seqccl/linear_attention.hpp"
 
 namespace seqccl::command {
 namespace {
@@ -35,13 +36,22 @@ constexpr Alias method_aliases[] = {{"auto", "automatic"},
                                     {"burstattention", "burst_backward"},
                                     {"burst_engine", "double_ring"},
                                     {"burstengine", "double_ring"}};
-constexpr const char* later_methods[] = {"decode", "tree_attention", "helix", "context_pass", "star_attention", "apb"};
+constexpr Elsewhere not_methods[] = {{"decode", "bench decode"},
+                                     {"tree_attention", "bench decode --merge tree"},
+                                     {"helix", "bench decode --result by_heads"},
+                                     {"context_pass", "bench context_pass"},
+                                     {"star_attention", "bench context_pass --passed 0"},
+                                     {"apb", "bench context_pass"},
+                                     {"flexsp", "explain balance"},
+                                     {"bytescale", "explain balance"}};
+constexpr Alias merge_aliases[] = {{"auto", "automatic"}, {"tree_attention", "tree"}, {"helix", "all_to_all"}};
 constexpr Alias kind_aliases[] = {
     {"lasp", "basic"},         {"linear", "basic"},    {"retnet", "constant_decay"}, {"lightning", "constant_decay"},
-    {"mamba2", "scalar_gate"}, {"ssd", "scalar_gate"}, {"gla", "vector_gate"},       {"hgrn2", "vector_gate"}};
-constexpr const char* later_kinds[] = {"delta", "gated_delta", "kda", "rwkv6", "deltanet", "gated_deltanet"};
-constexpr Alias scan_aliases[] = {{"lasp1", "chain"}, {"lasp", "chain"}, {"lasp2", "all_gather"}, {"allgather", "all_gather"}};
-constexpr const char* later_scans[] = {"pipelined_chain", "zeco", "doubling", "hierarchical"};
+    {"mamba2", "scalar_gate"}, {"ssd", "scalar_gate"}, {"gla", "vector_gate"},       {"hgrn2", "vector_gate"},
+    {"rwkv", "rwkv6"},         {"deltanet", "delta"},  {"delta_net", "delta"},       {"gated_deltanet", "gated_delta"},
+    {"gdn", "gated_delta"},    {"kimi", "kda"}};
+constexpr Alias scan_aliases[] = {{"lasp1", "chain"},          {"lasp", "chain"},           {"lasp2", "all_gather"},
+                                  {"allgather", "all_gather"}, {"zeco", "pipelined_chain"}, {"kogge_stone", "doubling"}};
 constexpr Alias partition_aliases[] = {{"head_tail", "zigzag"}, {"stripe", "striped"}};
 constexpr Alias dtype_aliases[] = {{"float32", "f32"}, {"fp32", "f32"}, {"float16", "f16"},
                                    {"fp16", "f16"},    {"half", "f16"}, {"bfloat16", "bf16"}};
@@ -62,7 +72,25 @@ std::vector<std::string> methods_here() {
   return names;
 }
 
+std::vector<std::string> scans_here() {
+  std::vector<std::string> names = scan_list();
+  names.insert(names.begin(), "all");
+  return names;
+}
+
 }  // namespace
+
+std::vector<std::string> kind_list() {
+  std::vector<std::string> names;
+  for (int kind = 0; kind <= static_cast<int>(LinearKind::kda); ++kind) names.emplace_back(name(static_cast<LinearKind>(kind)));
+  return names;
+}
+
+std::vector<std::string> scan_list() {
+  std::vector<std::string> names;
+  for (int scan = 0; scan <= static_cast<int>(Scan::hierarchical); ++scan) names.emplace_back(name(static_cast<Scan>(scan)));
+  return names;
+}
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> row(b.size() + 1);
@@ -89,6 +117,11 @@ std::string resolve(const Vocabulary& vocabulary, std::string_view word) {
       throw Error(ErrorKind::argument, fmt::format("{}: '{}' is not there yet; this version has: {}", vocabulary.option, name,
                                                    fmt::join(vocabulary.known, ", ")));
 
+  for (const Elsewhere& other : vocabulary.elsewhere)
+    if (asked == other.word)
+      throw Error(ErrorKind::argument,
+                  fmt::format("{}: '{}' has a subcommand of its own: seqccl {}", vocabulary.option, asked, other.subcommand));
+
   std::string nearest;
   std::size_t nearest_distance = asked.size() / 2 + 1;  // farther than half of the word is no likeness
   const auto consider = [&](const std::string& name) {
@@ -105,15 +138,15 @@ std::string resolve(const Vocabulary& vocabulary, std::string_view word) {
 }
 
 const Vocabulary& choice_names() {
-  static const Vocabulary words{"--method", methods_here(), method_aliases, later_methods};
+  static const Vocabulary words{"--method", methods_here(), method_aliases, {}, not_methods};
   return words;
 }
 const Vocabulary& kind_names() {
-  static const Vocabulary words{"--kind", {"basic", "constant_decay", "scalar_gate", "vector_gate"}, kind_aliases, later_kinds};
+  static const Vocabulary words{"--kind", kind_list(), kind_aliases, {}};
   return words;
 }
 const Vocabulary& scan_names() {
-  static const Vocabulary words{"--scan", {"all", "all_gather", "chain"}, scan_aliases, later_scans};
+  static const Vocabulary words{"--scan", scans_here(), scan_aliases, {}};
   return words;
 }
 const Vocabulary& partition_names() {
@@ -130,6 +163,14 @@ const Vocabulary& dtype_names() {
 }
 const Vocabulary& cluster_names() {
   static const Vocabulary words{"--cluster", {"threads", "gpus"}, {}, {}};
+  return words;
+}
+const Vocabulary& merge_names() {
+  static const Vocabulary words{"--merge", {"automatic", "all", "butterfly", "tree", "all_to_all"}, merge_aliases, {}};
+  return words;
+}
+const Vocabulary& result_names() {
+  static const Vocabulary words{"--result", {"everywhere", "by_heads"}, {}, {}};
   return words;
 }
 const Vocabulary& transport_names() {

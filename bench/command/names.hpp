@@ -15,12 +15,19 @@ struct Alias {
   const char* means;
 };
 
+/// A word that belongs to another subcommand.
+struct Elsewhere {
+  const char* word;
+  const char* subcommand;
+};
+
 /// The words of one option. `later`: names that are planned; asking for them is answered with "not yet".
 struct Vocabulary {
   const char* option;  // "--method"
   std::vector<std::string> known;
   std::span<const Alias> aliases;  // published names
   std::span<const char* const> later;
+  std::span<const Elsewhere> elsewhere{};
 };
 
 /// The known name that `word` means; '-' counts as '_', capitals as small letters.
@@ -32,11 +39,15 @@ struct Vocabulary {
 
 [[nodiscard]] const Vocabulary& choice_names();  // --method, with "automatic" and "all"
 [[nodiscard]] const Vocabulary& kind_names();
+[[nodiscard]] std::vector<std::string> kind_list();
 [[nodiscard]] const Vocabulary& scan_names();  // with "all"
+[[nodiscard]] std::vector<std::string> scan_list();
 [[nodiscard]] const Vocabulary& partition_names();
 [[nodiscard]] const Vocabulary& mask_names();
 [[nodiscard]] const Vocabulary& dtype_names();
 [[nodiscard]] const Vocabulary& transport_names();
 [[nodiscard]] const Vocabulary& cluster_names();
+[[nodiscard]] const Vocabulary& merge_names();  // with "automatic" and "all"
+[[nodiscard]] const Vocabulary& result_names();
 
 }  // namespace seqccl::command

@@ -117,18 +117,7 @@ DType parse_dtype(std::string_view text) {
   return name == "f16" ? f16 : name == "bf16" ? bf16 : f32;
 }
 
-LinearKind parse_kind(std::string_view text) {
-  const std::string name = resolve(kind_names(), text);
-  for (const LinearKind kind : {LinearKind::constant_decay, LinearKind::scalar_gate, LinearKind::vector_gate})
-    if (name == seqccl::name(kind)) return kind;
-  return LinearKind::basic;
-}
-
-std::vector<Scan> parse_scans(std::string_view text) {
-  const std::string name = resolve(scan_names(), text);
-  if (name == "all") return {Scan::all_gather, Scan::chain};
-  return {name == "chain" ? Scan::chain : Scan::all_gather};
-}
+LinearKind parse_kind(std::string_view text) { return linear_kind_from_name(resolve(kind_names(), text)); }
 
 void require_transport(std::string_view text) { (void)resolve(transport_names(), text); }
 

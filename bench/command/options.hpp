@@ -38,7 +38,6 @@ namespace seqccl::command {
 
 [[nodiscard]] DType parse_dtype(std::string_view text);
 [[nodiscard]] LinearKind parse_kind(std::string_view text);
-[[nodiscard]] std::vector<Scan> parse_scans(std::string_view text);
 /// Only "threads" so far.
 void require_transport(std::string_view text);
 /// 1 to 1024. @throws Error(argument)

@@ -5,15 +5,15 @@
 #include <fmt/format.h>
 
 #include "command/choices.hpp"
-#include "command/linear_job.hpp"
+#include "command/linear_options.hpp"
 #include "command/options.hpp"
 
 namespace seqccl::command {
 
-void PlanOptions::add_to(CLI::App& app) {
+void PlanOptions::add_to(CLI::App& app, bool has_backward) {
   app.add_option("-p,--ranks", num_ranks, "Number of ranks")->capture_default_str();
   app.add_option("-n,--tokens", tokens, "N, tokens in all; k, m, g mean 2^10, 2^20, 2^30")->capture_default_str();
-  app.add_flag("--backward", backward, "The backward pass instead of the forward pass");
+  if (has_backward) app.add_flag("--backward", backward, "The backward pass instead of the forward pass");
   cluster.add_to(app);
 }
 
@@ -28,18 +28,22 @@ Planned plan_attention(const AttentionSpec& spec, const std::string& name, bool 
   if (const std::string why = refusal(spec); !why.empty()) throw Error(ErrorKind::argument, fmt::format("{}: {}", name, why));
   const MethodEntry& entry = entry_of(spec.method);
   Planned planned{name, spec.mesh, record_all(backward ? entry.backward : entry.forward, spec), {}, {}};
-  const Claim claim{&spec.partition, &spec.mask, spec.batch, spec.q_heads, spec.num_kv_heads()};
+  const Claim claim{
+      .partition = &spec.partition, .mask = &spec.mask, .batch = spec.batch, .q_heads = spec.q_heads, .kv_heads = spec.num_kv_heads()};
   planned.report = check(planned.schedules, claim);
   if (planned.report.ok()) planned.simulation = simulate(planned.schedules, cluster);
   return planned;
 }
 
-Planned plan_linear(const LinearSpec& given, Scan scan, bool backward, const Cluster& cluster) {
-  LinearSpec spec = given;
-  spec.scan = scan;
-  if (const std::string why = refusal(spec); !why.empty()) throw Error(ErrorKind::argument, fmt::format("--scan: {}: {}", name(scan), why));
-  Planned planned{name(scan), {}, record_all(backward ? collectives::linear_backward : collectives::linear_forward, spec), {}, {}};
-  const Claim claim{&spec.partition, nullptr, spec.batch, spec.heads, spec.heads};
+Planned plan_linear(const LinearSpec& spec, bool backward, const Cluster& cluster) {
+  if (const std::string why = refusal(spec); !why.empty()) throw Error(ErrorKind::argument, fmt::format("{}: {}", name(spec.scan), why));
+  Planned planned{name(spec.scan), {}, record_all(backward ? collectives::linear_backward : collectives::linear_forward, spec), {}, {}};
+  const Claim claim{.partition = &spec.partition,
+                    .batch = spec.batch,
+                    .q_heads = spec.heads,
+                    .kv_heads = spec.heads,
+                    .documents = spec.documents.empty() ? nullptr : &spec.documents,
+                    .causal = spec.causal};
   planned.report = check(planned.schedules, claim);
   if (planned.report.ok()) planned.simulation = simulate(planned.schedules, cluster);
   return planned;

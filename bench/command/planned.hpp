@@ -28,13 +28,13 @@ struct PlanOptions {
   bool backward = false;
   ClusterOptions cluster;
 
-  void add_to(CLI::App& app);
+  void add_to(CLI::App& app, bool has_backward = true);
   [[nodiscard]] int ranks() const;                ///< @throws Error(argument)
   [[nodiscard]] std::int64_t num_tokens() const;  ///< @throws Error(argument)
 };
 
 /// Records, checks and simulates what the spec has chosen; `name` labels it. @throws Error(argument) if the library refuses the problem
 [[nodiscard]] Planned plan_attention(const AttentionSpec& spec, const std::string& name, bool backward, const Cluster& cluster);
-[[nodiscard]] Planned plan_linear(const LinearSpec& spec, Scan scan, bool backward, const Cluster& cluster);
+[[nodiscard]] Planned plan_linear(const LinearSpec& spec, bool backward, const Cluster& cluster);
 
 }  // namespace seqccl::command

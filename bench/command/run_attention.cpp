@@ -71,7 +71,7 @@ class RunAttention final : public Subcommand {
       }
       console.progress(fmt::format("{} on {} ranks ...", choice, settings.num_ranks));
       const AttentionResult result = run_attention(tensors, chosen, settings, has_dout);
-      const std::string label = choice == "automatic" ? name(result.method) : choice;
+      const std::string label = choice == "automatic" ? published_name(chosen, result.chosen, settings.topology) : choice;
 
       std::vector<Direction> directions = {{"forward", &result.forward, attention_flops(spec, false)}};
       if (has_dout) directions.push_back({"backward", &result.backward, attention_flops(spec, true)});

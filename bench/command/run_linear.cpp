@@ -1,11 +1,13 @@
 // run_linear.cpp - `seqccl run linear`: linear attention of a file of tensors, by one scan or all of them.
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <optional>
 #include <ostream>
 
 #include "command/command.hpp"
+#include "command/linear_options.hpp"
 #include "command/names.hpp"
 #include "command/options.hpp"
 #include "command/report.hpp"
@@ -17,23 +19,26 @@ namespace {
 
 constexpr const char* examples =
     "  seqccl run linear -i examples/data/linear.safetensors --ranks 4 --scan all --check\n"
-    "  seqccl run linear -i examples/data/linear.safetensors -o out.safetensors --ranks 4 --scan lasp1 --partition zigzag\n\n"
-    "Input tensors: q, k [B, N, H, Dk], v [B, N, H, Dv]; log_decay [H] (constant_decay), [B, N, H] (scalar_gate) or [B, N, H, Dk]\n"
-    "(vector_gate), natural log, <= 0; optional state_in, dstate_out [B, H, Dk, Dv], dout [B, N, H, Dv].\n"
-    "Results: out [B, N, H, Dv], state_out [B, H, Dk, Dv] (f32); with dout also dq, dk, dv, dlog_decay, dstate_in.";
+    "  seqccl run linear -i examples/data/linear.safetensors -o out.safetensors --ranks 4 --scan lasp1 --partition zigzag\n"
+    "  seqccl run linear -i delta.safetensors --ranks 8 --scan zeco --column-blocks 8 --documents 200,112,200 --check\n\n"
+    "Input tensors: q, k [B, N, H, Dk], v [B, N, H, Dv]; log_decay [H] (constant_decay), [B, N, H] (scalar_gate, gated_delta) or\n"
+    "[B, N, H, Dk] (vector_gate, rwkv6, kda), natural log, <= 0; beta [B, N, H] (delta, gated_delta, kda), bonus [H, Dk] (rwkv6);\n"
+    "optional state_in, dstate_out [B, H, Dk, Dv], dout [B, N, H, Dv].\n"
+    "Results: out [B, N, H, Dv], state_out [B, H, Dk, Dv] (f32); with dout also dq, dk, dv, dlog_decay, dstate_in, dbeta, dbonus.";
 
 class RunLinear final : public Subcommand {
  public:
   explicit RunLinear(CLI::App& parent) {
     CLI::App& app = add_to(parent, "linear", "Linear attention of whole tensors, sharded over ranks", examples);
     options_.add_to(app);
-    app.add_option("--kind", kind_, "basic|constant_decay|scalar_gate|vector_gate (default: what the shape of log_decay means)");
-    app.add_option("--scan", scan_, "all|all_gather|chain, or a published name (lasp1, lasp2)")->capture_default_str();
+    app.add_option("--kind", kind_,
+                   fmt::format("{} (default: what bonus, beta and the shape of log_decay mean)", fmt::join(kind_list(), "|")));
+    linear_.add_to(app, "all|");
   }
 
   int run(const Console& console) override {
     const RunSettings settings = options_.settings();
-    const std::vector<Scan> scans = parse_scans(scan_);
+    const std::vector<Scan> scans = linear_.scans();
     std::optional<LinearKind> kind;
     if (!kind_.empty()) kind = parse_kind(kind_);
     const LinearTensors tensors = read();
@@ -51,13 +56,14 @@ class RunLinear final : public Subcommand {
                       {"Dv", spec.v_head_dim},
                       {"dtype", name(spec.dtype)},
                       {"kind", name(spec.kind)},
+                      {"documents", linear_.documents.empty() ? "one" : linear_.documents},
                       {"partition", options_.partition},
                       {"transport", options_.transport}},
                      settings.num_ranks, options_.wants_check());
     std::optional<LinearReference> reference;
     bool is_written = false;
     for (const Scan scan : scans) {
-      spec.scan = scan;
+      spec = linear_.chosen(spec, scan, settings.topology);
       if (const std::string why = refusal(spec); !why.empty()) {
         if (scans.size() == 1) throw Error(ErrorKind::argument, why);
         report.refused(name(scan), why);
@@ -90,17 +96,14 @@ class RunLinear final : public Subcommand {
  private:
   [[nodiscard]] LinearTensors read() const {
     SafetensorsFile file(options_.input);
-    for (const char* later : {"beta", "bonus"})
-      if (file.has(later))
-        throw Error(ErrorKind::argument,
-                    fmt::format("{}: tensor '{}' belongs to the kinds delta, gated_delta, kda and rwkv6, which are not there yet",
-                                options_.input, later));
     LinearTensors tensors;
     tensors.q = in_dtype(file.read("q"), options_.dtype);
     tensors.k = in_dtype(file.read("k"), options_.dtype);
     tensors.v = in_dtype(file.read("v"), options_.dtype);
     tensors.log_decay = convert(file.read_if_there("log_decay"), f32);
     tensors.state_in = convert(file.read_if_there("state_in"), f32);
+    tensors.beta = convert(file.read_if_there("beta"), f32);
+    tensors.bonus = convert(file.read_if_there("bonus"), f32);
     if (options_.forward_only) return tensors;
     tensors.dout = in_dtype(file.read_if_there("dout"), options_.dtype);
     tensors.dstate_out = convert(file.read_if_there("dstate_out"), f32);
@@ -112,16 +115,19 @@ class RunLinear final : public Subcommand {
 
   void write(const LinearResult& result, RunReport& report, const char* scan) const {
     if (options_.output.empty()) return;
-    std::vector<NamedTensor> named = {{"out", &result.out}, {"state_out", &result.state_out}};
-    for (const NamedTensor& gradient : {NamedTensor{"dq", &result.dq}, NamedTensor{"dk", &result.dk}, NamedTensor{"dv", &result.dv},
-                                        NamedTensor{"dlog_decay", &result.dlog_decay}, NamedTensor{"dstate_in", &result.dstate_in}})
-      if (gradient.tensor->present()) named.push_back(gradient);
+    std::vector<NamedTensor> named = {{"out", &result.out}};
+    for (const NamedTensor& each :
+         {NamedTensor{"state_out", &result.state_out}, NamedTensor{"dq", &result.dq}, NamedTensor{"dk", &result.dk},
+          NamedTensor{"dv", &result.dv}, NamedTensor{"dlog_decay", &result.dlog_decay}, NamedTensor{"dstate_in", &result.dstate_in},
+          NamedTensor{"dbeta", &result.dbeta}, NamedTensor{"dbonus", &result.dbonus}})
+      if (each.tensor->present()) named.push_back(each);
     write_safetensors(options_.output, named);
     report.note(fmt::format("wrote {} ({})", options_.output, scan));
   }
 
   RunOptions options_;
-  std::string kind_, scan_ = "all_gather";
+  LinearOptions linear_{"all_gather"};
+  std::string kind_;
 };
 
 }  // namespace

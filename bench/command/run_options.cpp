@@ -9,7 +9,7 @@
 
 namespace seqccl::command {
 
-void RunOptions::add_to(CLI::App& app) {
+void RunOptions::add_to(CLI::App& app, bool has_backward) {
   app.add_option("-i,--input", input, "File of whole tensors (safetensors)")->required();
   app.add_option("-o,--output", output,
                  "File to write the results to (safetensors); replaced as a whole or not at all; written also if --check fails");
@@ -23,7 +23,7 @@ void RunOptions::add_to(CLI::App& app) {
   app.add_option("--warmup", warmup, "Runs before the timed ones")->capture_default_str()->check(CLI::Range(0, 1000000));
   app.add_option("--threads", num_threads, "Kernel threads per rank (default: cores / ranks)")->check(CLI::Range(1, 4096));
   app.add_option("--timeout", timeout_s, "Seconds after which a rank that does nothing counts as stalled")->capture_default_str();
-  app.add_flag("--forward-only", forward_only, "No gradients, even if the file has dout");
+  if (has_backward) app.add_flag("--forward-only", forward_only, "No gradients, even if the file has dout");
   app.add_flag("--check{auto}", check, "Compare with the double reference; --check=full: all rows and gradients, however long");
 }
 

@@ -20,7 +20,7 @@ struct RunOptions {
   double timeout_s = 600;
   bool forward_only = false;
 
-  void add_to(CLI::App& app);
+  void add_to(CLI::App& app, bool has_backward = true);
   /// Checks what needs no tensors: ranks, transport, --check. @throws Error(argument)
   [[nodiscard]] RunSettings settings() const;
   [[nodiscard]] bool wants_check() const noexcept { return !check.empty(); }

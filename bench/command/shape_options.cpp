@@ -3,6 +3,7 @@
 #include "command/shape_options.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <charconv>
 
@@ -38,19 +39,23 @@ void require_tokens(std::int64_t num_tokens) {
     throw Error(ErrorKind::argument, fmt::format("--tokens: {} is not right, want 1 to 2^40", num_tokens));
 }
 
-void AttentionShape::add_to(CLI::App& app) {
+void AttentionShape::add_sizes_to(CLI::App& app) {
   app.add_option("--batch", batch, "B")->capture_default_str()->check(size_range);
   app.add_option("--q-heads", q_heads, "Hq")->capture_default_str()->check(size_range);
   app.add_option("--kv-heads", kv_heads, "Hkv, a divisor of Hq")->capture_default_str()->check(size_range);
   app.add_option("--head-dim", head_dim, "D")->capture_default_str()->check(size_range);
   app.add_option("--v-head-dim", v_head_dim, "Dv (default: D)")->check(size_range);
   app.add_option("--dtype", dtype, "f32|f16|bf16")->capture_default_str();
+}
+
+void AttentionShape::add_to(CLI::App& app) {
+  add_sizes_to(app);
   app.add_option("--mask", mask, "full|causal|prefix:LEN|window:LEFT,RIGHT|documents:LEN,LEN,...|slices:FILE, joined by +")
       ->capture_default_str();
   app.add_option("--partition", partition, "contiguous|zigzag|striped|uneven:T0,T1,...")->capture_default_str();
 }
 
-AttentionSpec AttentionShape::spec(std::int64_t num_tokens, int num_ranks) const {
+AttentionSpec AttentionShape::sizes(std::int64_t num_tokens) const {
   require_tokens(num_tokens);
   if (q_heads % kv_heads != 0)
     throw Error(ErrorKind::argument, fmt::format("--kv-heads: {} is not right, want a divisor of --q-heads {}", kv_heads, q_heads));
@@ -61,6 +66,11 @@ AttentionSpec AttentionShape::spec(std::int64_t num_tokens, int num_ranks) const
   spec.head_dim = head_dim;
   spec.v_head_dim = v_head_dim;
   spec.dtype = parse_dtype(dtype);
+  return spec;
+}
+
+AttentionSpec AttentionShape::spec(std::int64_t num_tokens, int num_ranks) const {
+  AttentionSpec spec = sizes(num_tokens);
   spec.mask = parse_mask(mask);
   spec.partition = parse_partition(partition, num_tokens, num_ranks);
   return spec;
@@ -72,7 +82,7 @@ void LinearShape::add_to(CLI::App& app) {
   app.add_option("--head-dim", head_dim, "Dk")->capture_default_str()->check(size_range);
   app.add_option("--v-head-dim", v_head_dim, "Dv (default: Dk)")->check(size_range);
   app.add_option("--dtype", dtype, "f32|f16|bf16")->capture_default_str();
-  app.add_option("--kind", kind, "basic|constant_decay|scalar_gate|vector_gate")->capture_default_str();
+  app.add_option("--kind", kind, fmt::format("{}", fmt::join(kind_list(), "|")))->capture_default_str();
   app.add_option("--partition", partition, "contiguous|zigzag|uneven:T0,T1,...")->capture_default_str();
 }
 

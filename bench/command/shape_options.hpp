@@ -18,8 +18,10 @@ struct AttentionShape {
   std::string dtype = "f32", mask = "causal", partition = "zigzag";
 
   void add_to(CLI::App& app);
+  void add_sizes_to(CLI::App& app);  // all but mask and partition
   /// @throws Error(argument)
   [[nodiscard]] AttentionSpec spec(std::int64_t num_tokens, int num_ranks) const;
+  [[nodiscard]] AttentionSpec sizes(std::int64_t num_tokens) const;  // without mask and partition
 };
 
 /// Linear attention.

@@ -33,14 +33,20 @@ class Subcommand {
   bool json_ = false;
 };
 
-// One file each: info.cpp, run_attention.cpp, run_linear.cpp, bench.cpp, explain.cpp, explain_crossovers.cpp, draw.cpp.
+// info.cpp, run_*.cpp, bench*.cpp, explain*.cpp, draw.cpp.
 [[nodiscard]] std::unique_ptr<Subcommand> make_info(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_run_attention(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_run_linear(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Subcommand> make_run_decode(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_bench_attention(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_bench_linear(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Subcommand> make_bench_decode(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Subcommand> make_bench_context_pass(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_explain_attention(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_explain_linear(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Subcommand> make_explain_decode(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Subcommand> make_explain_context_pass(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Subcommand> make_explain_balance(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_explain_crossovers(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_draw_attention(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_draw_linear(CLI::App& parent);

@@ -124,6 +124,17 @@ HostTensor random_tensor(DType dtype, const std::vector<std::int64_t>& shape, st
 TensorView swap_axes(TensorView view, int a, int b) noexcept { return swapped(view, a, b); }
 ConstTensorView swap_axes(ConstTensorView view, int a, int b) noexcept { return swapped(view, a, b); }
 
+TensorView tokens_of(TensorView view, std::int64_t first, std::int64_t count) noexcept {
+  view.data = view.as<std::byte>() + first * view.stride(1) * static_cast<std::int64_t>(size_bytes(view.dtype));
+  view.geometry.shape[1] = count;
+  return view;
+}
+ConstTensorView tokens_of(ConstTensorView view, std::int64_t first, std::int64_t count) noexcept {
+  view.data = view.as<std::byte>() + first * view.stride(1) * static_cast<std::int64_t>(size_bytes(view.dtype));
+  view.geometry.shape[1] = count;
+  return view;
+}
+
 std::string to_text(const std::vector<std::int64_t>& shape) { return fmt::format("({})", fmt::join(shape, ", ")); }
 
 }  // namespace seqccl::command

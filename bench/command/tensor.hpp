@@ -44,6 +44,10 @@ struct HostTensor {
 [[nodiscard]] TensorView swap_axes(TensorView view, int a, int b) noexcept;
 [[nodiscard]] ConstTensorView swap_axes(ConstTensorView view, int a, int b) noexcept;
 
+/// Tokens [first, first + count) of (B, N, ...).
+[[nodiscard]] TensorView tokens_of(TensorView view, std::int64_t first, std::int64_t count) noexcept;
+[[nodiscard]] ConstTensorView tokens_of(ConstTensorView view, std::int64_t first, std::int64_t count) noexcept;
+
 /// "(2, 128, 8, 64)"
 [[nodiscard]] std::string to_text(const std::vector<std::int64_t>& shape);
 

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "command/choices.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include "command/support.hpp"
@@ -93,6 +94,22 @@ TEST(Choices, explain_shows_the_mesh_and_where_methods_win) {
   }
   EXPECT_EQ(num_wins, num_settings);
   EXPECT_EQ(report.at("candidates")[7].at("mesh"), (json{{"heads", 4}, {"outer", 1}, {"inner", 2}, {"heads_outermost", false}}));
+}
+
+TEST(Choices, automatic_is_answered_with_the_name_that_ran) {
+  const Folder folder;
+  const Ran ran = run_on_8(input(folder), {"--method", "automatic", "--nodes", "2x4", "--check", "--json"});
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  const std::string ran_as = json::parse(ran.out).at("results")[0].at("method");
+  const std::vector<std::string> names = method_names();
+  EXPECT_NE(std::find(names.begin(), names.end(), ran_as), names.end()) << ran_as;
+  AttentionSpec given, chosen;
+  given.partition = chosen.partition = Partition::contiguous(8, 8);
+  for (const std::string& each : names) {
+    chosen = given;
+    choose_method(chosen, each, Topology::nodes(2, 4));
+    EXPECT_EQ(published_name(given, chosen, Topology::nodes(2, 4)), each);
+  }
 }
 
 TEST(Choices, mesh_picture_lists_groups) {

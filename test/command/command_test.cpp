@@ -43,7 +43,14 @@ TEST(Command, help_and_version_are_right_and_go_to_out) {
                                                     {"run", "attention", "--help"},
                                                     {"run", "linear", "--help"},
                                                     {"bench", "attention", "--help"},
-                                                    {"explain", "attention", "--help"}}) {
+                                                    {"run", "decode", "--help"},
+                                                    {"bench", "decode", "--help"},
+                                                    {"bench", "context_pass", "--help"},
+                                                    {"explain", "attention", "--help"},
+                                                    {"explain", "decode", "--help"},
+                                                    {"explain", "context_pass", "--help"},
+                                                    {"explain", "balance", "--help"},
+                                                    {"explain", "crossovers", "--help"}}) {
     const Ran ran = run(arguments);
     EXPECT_EQ(ran.code, 0);
     EXPECT_NE(ran.out.find("--help"), std::string::npos);
@@ -85,7 +92,7 @@ TEST(Command, bad_usage_is_2_and_says_so_on_err) {
   refused({"run", "attention", "-i", in, "--check=most"}, "--check");
   refused({"run", "attention", "-i", in, "--timeout", "-1"}, "--timeout");
   refused({"run", "attention", "-i", in, "--method", "ring", "-o", folder.file("no/out.safetensors")}, "cannot be created");
-  refused({"run", "linear", "-i", linear_file(folder, {3}), "--kind", "delta"}, "not there yet");
+  refused({"run", "linear", "-i", linear_file(folder, {3}), "--kind", "delta"}, "log_decay: --kind delta has none");
   refused({"run", "linear", "-i", linear_file(folder, {3}), "--kind", "vector_gate"}, "log_decay");
   refused({"run", "linear", "-i", linear_file(folder, {3}), "--kind", "basic"}, "log_decay");
   refused({"run", "linear", "-i", linear_file(folder, {3}), "--partition", "striped"}, "striped");
@@ -199,7 +206,7 @@ TEST(Command, linear_kinds_and_scans_are_right) {
         run({"run", "linear", "-i", in, "-o", out, "--ranks", "3", "--scan", "all", "--partition", "zigzag", "--check", "--json"});
     EXPECT_EQ(ran.code, 0) << ran.out << ran.err;
     if (ran.code != 0) continue;
-    EXPECT_EQ(json::parse(ran.out).at("results").size(), 2u);
+    EXPECT_EQ(json::parse(ran.out).at("results").size(), 5u);
     SafetensorsFile file(out);
     EXPECT_EQ(file.read("state_out").shape(), (std::vector<std::int64_t>{2, 3, 8, 6}));
     EXPECT_EQ(file.read("dstate_in").shape(), (std::vector<std::int64_t>{2, 3, 8, 6}));
@@ -260,6 +267,10 @@ TEST(Command, info_tells_what_there_is_and_why_not) {
   EXPECT_EQ(info.at("transports").at("threads"), "yes");
   EXPECT_NE(info.at("transports").at("nccl").get<std::string>().find("not in this version"), std::string::npos);
   EXPECT_FALSE(info.at("kernels").get<std::string>().empty());
+  EXPECT_EQ(info.at("methods").size(), method_names().size());
+  EXPECT_EQ(info.at("scans").size(), 5u);
+  EXPECT_EQ(info.at("kinds").size(), 8u);
+  EXPECT_EQ(info.at("decode"), (json{"butterfly", "tree", "all_to_all"}));
   EXPECT_NE(run({"info"}).out.find("transports"), std::string::npos);
 }
 

@@ -3,6 +3,7 @@
 #include "command/options.hpp"
 
 #include "command/choices.hpp"
+#include "command/linear_options.hpp"
 #include "command/names.hpp"
 #include "command/support.hpp"
 
@@ -105,15 +106,23 @@ TEST(Options, published_names_mean_methods) {
     EXPECT_EQ(parse_choices(word), std::vector<std::string>{name}) << word;
   EXPECT_EQ(parse_choices("all"), method_names());
   EXPECT_EQ(parse_choices("all").size(), 9u);
-  EXPECT_EQ(parse_scans("lasp1"), std::vector<Scan>{Scan::chain});
-  EXPECT_EQ(parse_scans("lasp2"), std::vector<Scan>{Scan::all_gather});
-  EXPECT_EQ(parse_kind("mamba2"), LinearKind::scalar_gate);
+  for (const auto& [word, scan] : {std::pair{"lasp1", Scan::chain}, std::pair{"lasp2", Scan::all_gather},
+                                   std::pair{"ZeCO", Scan::pipelined_chain}, std::pair{"kogge-stone", Scan::doubling}})
+    EXPECT_EQ(LinearOptions{word}.scans(), std::vector<Scan>{scan}) << word;
+  EXPECT_EQ(LinearOptions{"all"}.scans().size(), 5u);
+  for (const auto& [word, kind] :
+       {std::pair{"mamba2", LinearKind::scalar_gate}, std::pair{"deltanet", LinearKind::delta},
+        std::pair{"gated-deltanet", LinearKind::gated_delta}, std::pair{"kimi", LinearKind::kda}, std::pair{"RWKV", LinearKind::rwkv6}})
+    EXPECT_EQ(parse_kind(word), kind) << word;
+}
+
+TEST(Options, methods_of_other_subcommands_say_which) {
+  EXPECT_REFUSED(parse_choices("decode"), "'decode' has a subcommand of its own: seqccl bench decode");
+  EXPECT_REFUSED(parse_choices("star-attention"), "seqccl bench context_pass --passed 0");
+  EXPECT_REFUSED(parse_choices("FlexSP"), "seqccl explain balance");
 }
 
 TEST(Options, names_of_later_versions_are_not_there_yet) {
-  for (const char* word : {"decode", "context_pass"}) EXPECT_REFUSED(parse_choices(word), word, "not there yet", "ring");
-  for (const char* word : {"delta", "gated_delta", "kda", "rwkv6"}) EXPECT_REFUSED(parse_kind(word), word, "not there yet");
-  for (const char* word : {"pipelined_chain", "doubling", "hierarchical"}) EXPECT_REFUSED(parse_scans(word), word, "not there yet");
   for (const char* word : {"shm", "ucx", "nccl"}) EXPECT_REFUSED(require_transport(word), word, "not there yet", "threads");
 }
 

@@ -1,0 +1,71 @@
+// bench_base.cpp - options, cases and rows that every `seqccl bench` shares.
+// SPDX-License-Identifier: Apache-2.0
+#include "command/bench_base.hpp"
+
+#include <fmt/format.h>
+
+#include <ostream>
+
+#include "command/command.hpp"
+#include "command/options.hpp"
+#include "seqccl/explain.hpp"
+
+namespace seqccl::command {
+
+void Bench::add_common(CLI::App& app, bool has_backward) {
+  app.add_option("-p,--ranks", ranks_, "Numbers of ranks, with commas")->capture_default_str();
+  app.add_option("-n,--tokens", tokens_, "Numbers of tokens, with commas; k, m mean 2^10, 2^20")->capture_default_str();
+  app.add_option("-x,--transport", transport_, "threads")->capture_default_str();
+  app.add_option("--repeat", settings_.repeat, "Timed runs")->capture_default_str()->check(CLI::Range(1, 1000000));
+  app.add_option("--warmup", settings_.warmup, "Runs before the timed ones")->capture_default_str()->check(CLI::Range(0, 1000000));
+  app.add_option("--threads", settings_.num_threads, "Kernel threads per rank (default: cores / ranks)")->check(CLI::Range(1, 4096));
+  if (has_backward) app.add_flag("--backward", backward_, "Time the backward pass too");
+  app.add_flag("!--no-check", checks_, "Leave out the sampled check (#wrong)");
+}
+
+std::vector<Bench::Case> Bench::cases() const {
+  require_transport(transport_);
+  std::vector<Case> all;
+  for (const std::int64_t num_tokens : parse_counts("--tokens", tokens_))
+    for (const std::int64_t num_ranks : parse_counts("--ranks", ranks_)) {
+      require_ranks(num_ranks);
+      all.push_back({static_cast<int>(num_ranks), num_tokens});
+    }
+  return all;
+}
+
+void Bench::add_row(const std::string& method, const Case& one, const Direction& direction, const CheckOutcome* outcome) {
+  const Measurement& m = *direction.measurement;
+  const double seconds = m.median_s() > 0 ? m.median_s() : 1e-9;
+  const std::string wrong = outcome != nullptr ? std::to_string(outcome->num_wrong()) : "-";
+  table_.add({method, direction.name, std::to_string(one.num_ranks), std::to_string(one.num_tokens), human_seconds(m.median_s()),
+              human_seconds(m.min_s()), human_seconds(m.max_s()), human_bytes(static_cast<double>(m.moved_bytes)),
+              short_number(static_cast<double>(m.moved_bytes) / seconds / 1e9), short_number(direction.flops / seconds / 1e9), wrong});
+  Json row = {{"method", method}, {"pass", direction.name}, {"ranks", one.num_ranks}, {"tokens", one.num_tokens}};
+  row.update(to_json(m, direction.flops));
+  row["gb_per_s"] = static_cast<double>(m.moved_bytes) / seconds / 1e9;
+  if (outcome != nullptr) {
+    row["check"] = to_json(*outcome);
+    all_right_ = all_right_ && outcome->passed();
+  }
+  results_.push_back(std::move(row));
+}
+
+void Bench::add_refusal(const std::string& method, const Case& one, const std::string& why) {
+  refused_.push_back({{"method", method}, {"ranks", one.num_ranks}, {"tokens", one.num_tokens}, {"why", why}});
+}
+
+int Bench::show(const Console& console) const {
+  console.progress("");
+  if (json()) {
+    console.out << Json{{"results", results_}, {"refused", refused_}}.dump(1) << '\n';
+  } else {
+    console.out << table_.text();
+    for (const Json& one : refused_)
+      console.out << fmt::format("not run: {} on {} ranks, {} tokens: {}\n", one["method"].get<std::string>(), one["ranks"].get<int>(),
+                                 one["tokens"].get<std::int64_t>(), one["why"].get<std::string>());
+  }
+  return all_right_ ? exit_right : exit_check_failed;
+}
+
+}  // namespace seqccl::command

@@ -1,0 +1,31 @@
+// linear_options.hpp - the scan of a linear layer by any of its published names, and what else shapes it: documents, order, blocks.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "seqccl/linear_attention.hpp"
+
+namespace seqccl::command {
+
+/// --scan, --documents, --not-causal, --column-blocks, --ranks-per-node.
+struct LinearOptions {
+  std::string scan{};  // its default
+  std::string documents{};
+  bool not_causal = false;
+  int column_blocks = 4, ranks_per_node = 0;
+
+  /// `words`: what --scan takes besides the names of scans.
+  void add_to(CLI::App& app, const char* words);
+  /// One scan, or every one for "all". @throws Error(argument)
+  [[nodiscard]] std::vector<Scan> scans() const;
+  /// `spec` as these options and the scan want it; nodes of `topology` are those of hierarchical. @throws Error(argument)
+  [[nodiscard]] LinearSpec chosen(LinearSpec spec, Scan scan, const Topology& topology) const;
+};
+
+/// Why the library refuses this problem, beginning with the option to change; empty if it does not.
+[[nodiscard]] std::string refusal(const LinearSpec& spec);
+
+}  // namespace seqccl::command
