@@ -53,7 +53,7 @@ struct BalanceProblem {
   Topology topology{};                   // groups stay inside a node where that is no slower
   std::int64_t max_tokens_per_rank = 0;  // in one micro-batch; 0: no limit. From bytes: memory / bytes per token
   BatchCost cost{};
-  int effort = 1;  // times the work of the search: more for a plan that is used often
+  int effort = 1;  // passes of the search, each as long as the first and none for the worse; for a plan that is used often
 };
 
 /// One attention call

@@ -64,6 +64,16 @@ void check_problem(const BalanceProblem& problem) {
   }
 }
 
+/// Sums of times must stay numbers, wherever the sequences go.
+void check_sum(const BalanceProblem& problem) {
+  double sum_s = 0;
+  for (const std::int64_t length : problem.lengths)
+    sum_s += problem.cost.compute_s(length, 1) + problem.cost.transfer_s(length, problem.num_ranks, false) +
+             problem.cost.transfer_s(length, problem.num_ranks, true) + problem.cost.micro_batch_s;
+  if (!std::isfinite(sum_s * problem.num_ranks))
+    throw refuse(fmt::format("cost: all sequences together take {} s, want finite times", sum_s));
+}
+
 /// Sequences that have tokens, the longest first: most work first, whatever the cost.
 [[nodiscard]] std::vector<Item> items_of(const BalanceProblem& problem) {
   std::vector<Item> items;
@@ -243,6 +253,7 @@ BatchPlan balance(const BalanceProblem& problem) {
   BatchPlan plan;
   if (problem.lengths.empty()) return plan;
   const std::vector<Item> items = items_of(problem);
+  check_sum(problem);
   plan.lower_bound_s = lower_bound(problem, items);
   plan.uniform_seconds = uniform_seconds(problem);
 

@@ -13,6 +13,7 @@ void Forest::make(const State& state, const Batch& batch, const std::vector<int>
   num_domains = 0;
   members.clear();
   in_order_s.clear();
+  in_order_tokens.clear();
   innermost_.assign(batch.loads.size(), 0);
   const auto add_domain = [&](std::size_t size) {
     if (num_domains == static_cast<int>(domains.size())) domains.emplace_back();
@@ -42,8 +43,10 @@ void Forest::make(const State& state, const Batch& batch, const std::vector<int>
   for (Rank rank = 0; rank < static_cast<Rank>(batch.loads.size()); ++rank) {
     add_unit(innermost_[rank], {&rank, 1});
     in_order_s.push_back(state.seconds(batch.loads[rank]));
+    in_order_tokens.push_back(batch.loads[rank].tokens);
   }
   std::sort(in_order_s.begin(), in_order_s.end());
+  std::sort(in_order_tokens.begin(), in_order_tokens.end());
   for (int i = 0; i < num_domains; ++i)
     std::sort(domains[i].units.begin(), domains[i].units.end(),
               [](const Unit& a, const Unit& b) { return std::tie(a.seconds, a.tokens, a.first) < std::tie(b.seconds, b.tokens, b.first); });

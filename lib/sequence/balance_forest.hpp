@@ -31,6 +31,7 @@ struct Forest {
   int num_domains = 0;             // of those; the rest is memory kept
   std::vector<Rank> members;       // of all units
   std::vector<double> in_order_s;  // the ranks' seconds, the least first
+  std::vector<std::int64_t> in_order_tokens;
 
   /// `nodes` has a number for every rank.
   void make(const State& state, const Batch& batch, const std::vector<int>& nodes);

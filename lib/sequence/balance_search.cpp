@@ -13,7 +13,7 @@ SEQCCL_BEGIN
 namespace balancing {
 namespace {
 
-constexpr std::int64_t greedy_work = 1'000'000, improve_work = 2'000'000;  // of Spots::work, times effort: tens of milliseconds in all
+constexpr std::int64_t greedy_work = 1'000'000, improve_work = 2'000'000;  // of Spots::work at 512 items
 constexpr double close_enough = 1 + 1e-9;
 constexpr double worse_accepted = 0.01;
 
@@ -24,7 +24,7 @@ class Search {
 
   Assignment run() {
     construct_all();
-    improve();
+    for (int pass = 0; pass < state_.problem().effort && !is_optimal(); ++pass) improve();
     return best_;
   }
 
@@ -38,6 +38,7 @@ class Search {
     if (total_s >= best_s_ * (2 - close_enough)) return;
     best_s_ = total_s;
     best_ = state_.assignment();
+    spots_.add_work(num_items());
   }
 
   /// All items anew, most work first.
@@ -62,10 +63,10 @@ class Search {
     for (const Item& item : state_.items()) tokens += static_cast<double>(item.tokens);
     const double room = static_cast<double>(problem.max_tokens_per_rank) * problem.num_ranks;
     const double least_batches = room > 0 ? std::ceil(tokens / room) : 1;
+    const std::int64_t most_work = greedy_work * std::max(1, num_items() / 512);
     double best_target_s = 0;
     const auto attempt = [&](double target_s, double waste_weight) {
-      if (is_optimal() || (spots_.work() > greedy_work * state_.problem().effort && best_s_ < std::numeric_limits<double>::infinity()))
-        return;
+      if (is_optimal() || (spots_.work() > most_work && best_s_ < std::numeric_limits<double>::infinity())) return;
       const double before_s = best_s_;
       construct({target_s, waste_weight, true, 0, false});
       if (best_s_ < before_s) best_target_s = target_s;
@@ -85,10 +86,10 @@ class Search {
     state_.load(best_);
     double current_s = best_s_;
     const std::int64_t begin = spots_.work();
-    const double effort = state_.problem().effort, most_rounds = effort * (500 + 500.0 * num_items());
-    for (std::int64_t round = 0; static_cast<double>(round) < most_rounds && !is_optimal(); ++round) {
-      const double progress = std::max(static_cast<double>(spots_.work() - begin) / (static_cast<double>(improve_work) * effort),
-                                       static_cast<double>(round) / most_rounds);
+    const double most_rounds = 500 + 500.0 * num_items();
+    for (std::int64_t round = 0; !is_optimal(); ++round) {
+      const double worked = static_cast<double>(spots_.work() - begin) / static_cast<double>(improve_work);
+      const double progress = std::max(worked, static_cast<double>(round) / most_rounds);
       if (progress >= 1) break;
       remove_some();
       insert_again();
@@ -124,6 +125,7 @@ class Search {
       const Rank rank = static_cast<Rank>(slowest - from.loads.begin());
       std::vector<int>& on_rank = listed_;
       on_rank.clear();
+      spots_.add_work(num_items() / 8);
       for (int item = 0; item < num_items(); ++item)
         if (state_.batch_of(item) == batch && std::binary_search(state_.group_of(item).begin(), state_.group_of(item).end(), rank))
           on_rank.push_back(item);

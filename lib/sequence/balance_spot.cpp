@@ -113,6 +113,7 @@ double Spots::try_groups(const Request& request) {
 const Spot& Spots::best(int item, const Taste& taste) {
   const Item& what = state_.items()[item];
   const BatchCost& cost = state_.problem().cost;
+  const std::int64_t limit = state_.problem().max_tokens_per_rank;
   taste_ = taste;
   best_ = {-1, std::move(best_.group), 0, 0};
   const int num_batches = static_cast<int>(state_.batches().size());
@@ -125,7 +126,7 @@ const Spot& Spots::best(int item, const Taste& taste) {
     if (may_blink && blinks()) continue;
     Request request{item, index, 1, may_blink, std::max(batch.slowest_s, taste_.target_s), 0, 0};
     if (batch.num_items == 0) request.opening_s = cost.micro_batch_s;
-    const std::vector<double>& in_order_s = forest_of(index).in_order_s;
+    const Forest& forest = forest_of(index);
     int previous = 0;
     for (std::size_t i = 0; i < sizes_.size(); ++i) {
       int size = sizes_[i];
@@ -135,11 +136,12 @@ const Spot& Spots::best(int item, const Taste& taste) {
       previous = request.size;
       if (may_blink && blinks()) continue;
       ++work_;
+      if (limit != 0 && forest.in_order_tokens[request.size - 1] > limit - ((what.tokens - 1) / request.size + 1)) continue;  // no room
       // The slowest of g ranks is not faster than the g-th of all.
       const double between_s = state_.seconds(state_.share_of(item, request.size, true));
       const double alone_s =
           request.size > largest_node_ ? between_s : std::min(between_s, state_.seconds(state_.share_of(item, request.size, false)));
-      const double before_s = in_order_s[request.size - 1], end_s = cost.overlap ? std::max(alone_s, before_s) : alone_s + before_s;
+      const double before_s = forest.in_order_s[request.size - 1], end_s = cost.overlap ? std::max(alone_s, before_s) : alone_s + before_s;
       request.least_price = std::max(0.0, end_s - request.base_s) + request.opening_s +
                             taste_.waste_weight * alone_s * request.size / state_.problem().num_ranks;
       if (best_.batch >= 0 && request.least_price > best_.price) continue;

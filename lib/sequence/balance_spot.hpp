@@ -35,6 +35,7 @@ class Spots {
   [[nodiscard]] const Spot& best(int item, const Taste& taste);
   /// Ranks and groups looked at so far: what bounds the search, whatever the machine.
   [[nodiscard]] std::int64_t work() const noexcept { return work_; }
+  void add_work(std::int64_t work) noexcept { work_ += work; }
 
  private:
   struct Request {  // an item in a micro-batch with a size of group

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <limits>
 #include <vector>
 
@@ -164,23 +166,25 @@ TEST(BalanceOptimum, LongTailedBatchesAgainstTheLowerBound) {
         for (const int overlap : {0, 1}) {
           BalanceProblem problem = long_tailed(generator, num_ranks, num_sequences, pareto);
           problem.cost.overlap = overlap == 1;
+          const auto begin = std::chrono::steady_clock::now();
           const BatchPlan plan = balance(problem);
+          const double took_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
           EXPECT_LE(plan.seconds, 1.25 * plan.lower_bound_s) << plan.describe();
           EXPECT_GE(plan.seconds, plan.lower_bound_s * (1 - 1e-9));
           EXPECT_LT(plan.seconds, plan.uniform_seconds);
-          std::printf("%2d ranks, %3d sequences, %s%s: %.3f of the bound, %.2f times faster than uniform\n", num_ranks, num_sequences,
-                      pareto ? "pareto" : "log-normal", overlap == 1 ? ", overlap" : "", plan.seconds / plan.lower_bound_s,
-                      plan.uniform_seconds / plan.seconds);
+          std::printf("%2d ranks, %3d sequences, %s%s: %.3f of the bound, %.2f times faster than uniform, planned in %.0f ms\n", num_ranks,
+                      num_sequences, pareto ? "pareto" : "log-normal", overlap == 1 ? ", overlap" : "", plan.seconds / plan.lower_bound_s,
+                      plan.uniform_seconds / plan.seconds, took_ms);
         }
 }
 
 TEST(BalanceOptimum, MoreEffortIsNoWorse) {
   test::Generator generator(11);
-  for (int i = 0; i < 5; ++i) {
+  for (int i = 0; i < 4; ++i) {
     BalanceProblem problem = long_tailed(generator, 16, 48, i % 2 == 0);
     const double once_s = balance(problem).seconds;
-    problem.effort = 10;
-    EXPECT_LE(balance(problem).seconds, once_s * 1.01);
+    problem.effort = 4;
+    EXPECT_LE(balance(problem).seconds, once_s);
   }
 }
 

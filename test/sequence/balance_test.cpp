@@ -119,7 +119,7 @@ void expect_promises(const BalanceProblem& problem, const BatchPlan& plan) {
 TEST(Balance, KeepsItsPromises) {
   test::Generator generator(3);
   for (const int num_ranks : {1, 2, 3, 4, 5, 7, 8, 12})
-    for (int round = 0; round < 8; ++round) {
+    for (int round = 0; round < 6; ++round) {
       const BalanceProblem problem = random_problem(generator, num_ranks);
       const BatchPlan plan = balance(problem);
       SCOPED_TRACE(plan.describe());
@@ -132,7 +132,7 @@ TEST(Balance, AReaderNeedsOneRunOfRowsOfEveryRank) {
   test::Generator generator(4);
   int num_nested = 0;
   for (const int num_ranks : {4, 5, 8, 12})
-    for (int round = 0; round < 6; ++round) {
+    for (int round = 0; round < 4; ++round) {
       BalanceProblem problem = random_problem(generator, num_ranks);
       problem.cost.inside_bytes_per_s = problem.cost.between_bytes_per_s = 1e12;  // wide groups
       for (const MicroBatch& micro : balance(problem).micro_batches) {
@@ -280,6 +280,7 @@ TEST(Balance, RefusesWrongArguments) {
   EXPECT_REFUSED("cost.inside_bytes_per_s is 0", with(&BatchCost::inside_bytes_per_s, 0));
   EXPECT_REFUSED("cost.between_latency_s is nan", with(&BatchCost::between_latency_s, std::nan("")));
   EXPECT_REFUSED("cost.micro_batch_s is inf", with(&BatchCost::micro_batch_s, INFINITY));
+  EXPECT_REFUSED("want finite times", with(&BatchCost::flops_per_s, 1e-310));
   EXPECT_REFUSED("BatchCost::attention: kv_heads is 0", BatchCost::attention(4, 0, 32, 2, false));
 }
 
