@@ -9,47 +9,11 @@
 #include <optional>
 #include <utility>
 
-#include "operation.hpp"
+#include "call.hpp"
 #include "seqccl/collectives.hpp"
 #include "seqccl/mesh.hpp"
 
 SEQCCL_BEGIN
-
-namespace {
-
-void require_last_axis(const char* who, const std::string& name, const ConstTensorView& view) {
-  const int last = view.geometry.num_axes - 1;
-  if (view && view.geometry.num_elements() != 0 && view.extent(last) > 1 && view.stride(last) != 1)
-    throw Error(ErrorKind::argument, fmt::format("{}: {} has stride {} along its last axis, want 1", who, name, view.stride(last)));
-}
-
-/// As require, and the last axis must be contiguous.
-void require_rows(const char* who, const char* name, const ConstTensorView& view, DType dtype, std::initializer_list<std::int64_t> shape) {
-  require(who, name, view, dtype, shape);
-  require_last_axis(who, name, view);
-}
-
-/// One run of a plan: binds the caller's tensors to the slots that are not scratch, in the order in which they were recorded.
-class Call {
- public:
-  Call(Communicator& comm, const Schedule& schedule) : comm_(comm), memory_(schedule, comm.arena(schedule.workspace_bytes)) {}
-
-  template <class View>
-  void bind(const View& view) {
-    const auto& slots = memory_.schedule().slots;
-    while (slots[next_].kind == SlotKind::scratch) ++next_;
-    if (view) memory_.bind(next_, view);  // what is absent holds nothing: require has seen to it
-    ++next_;
-  }
-  void run(const std::string& description) { run_on(comm_, memory_, memory_.schedule().name + "\n" + description, {}, nullptr); }
-
- private:
-  Communicator& comm_;
-  Bindings memory_;
-  SlotIndex next_ = 0;
-};
-
-}  // namespace
 
 // --- HeadSwap ---------------------------------------------------------------------------------------------------------------
 
@@ -59,11 +23,12 @@ struct HeadSwap::State {
   PlannedPass to_heads{nullptr}, to_tokens{nullptr};
 
   void require_tokens(const char* who, const ConstTensorView& tokens) const {
-    require_rows(who, "tokens", tokens, spec.dtype, {spec.batch, spec.partition.tokens_on(comm->rank()), spec.heads, spec.head_dim});
+    require_contiguous_rows(who, "tokens", tokens, spec.dtype,
+                            {spec.batch, spec.partition.tokens_on(comm->rank()), spec.heads, spec.head_dim});
   }
   void require_heads(const char* who, const ConstTensorView& heads) const {
     const std::int64_t num_heads = collectives::head_swap_heads(spec, comm->rank()).count;
-    require_rows(who, "heads", heads, spec.dtype, {spec.batch, spec.partition.num_tokens(), num_heads, spec.head_dim});
+    require_contiguous_rows(who, "heads", heads, spec.dtype, {spec.batch, spec.partition.num_tokens(), num_heads, spec.head_dim});
   }
 };
 
@@ -85,10 +50,10 @@ void HeadSwap::to_heads(ConstTensorView tokens, TensorView heads) {
   state_->require_tokens(who, tokens);
   state_->require_heads(who, heads);
   require_distinct(who, {{"tokens", tokens}}, {{"heads", heads}});
-  Call call(*state_->comm, state_->to_heads.schedule(!tokens || tokens_are_contiguous(tokens)));
+  OrderedCall call(*state_->comm, state_->to_heads.schedule(!tokens || tokens_are_contiguous(tokens)));
   call.bind(tokens);
   call.bind(heads);
-  call.run(state_->spec.describe());
+  call.run_as(state_->spec.describe());
 }
 
 void HeadSwap::to_tokens(ConstTensorView heads, TensorView tokens) {
@@ -96,10 +61,10 @@ void HeadSwap::to_tokens(ConstTensorView heads, TensorView tokens) {
   state_->require_heads(who, heads);
   state_->require_tokens(who, tokens);
   require_distinct(who, {{"heads", heads}}, {{"tokens", tokens}});
-  Call call(*state_->comm, state_->to_tokens.schedule(!heads || tokens_are_contiguous(heads)));
+  OrderedCall call(*state_->comm, state_->to_tokens.schedule(!heads || tokens_are_contiguous(heads)));
   call.bind(heads);
   call.bind(tokens);
-  call.run(state_->spec.describe());
+  call.run_as(state_->spec.describe());
 }
 
 Rows HeadSwap::heads_of(Rank rank) const { return collectives::head_swap_heads(state_->spec, rank); }
@@ -117,10 +82,10 @@ struct KvAllGather::State {
   [[nodiscard]] std::int64_t own() const { return spec.partition.tokens_on(comm->rank()); }
   [[nodiscard]] std::int64_t num_rows() const { return pieces.empty() ? 0 : pieces.back().row + pieces.back().tokens.count; }
   void require_k(const char* who, const char* name, const ConstTensorView& view, DType dtype, std::int64_t rows) const {
-    require_rows(who, name, view, dtype, {spec.batch, rows, spec.kv_heads, spec.head_dim});
+    require_contiguous_rows(who, name, view, dtype, {spec.batch, rows, spec.kv_heads, spec.head_dim});
   }
   void require_v(const char* who, const char* name, const ConstTensorView& view, DType dtype, std::int64_t rows) const {
-    require_rows(who, name, view, dtype, {spec.batch, rows, spec.kv_heads, spec.dim_v()});
+    require_contiguous_rows(who, name, view, dtype, {spec.batch, rows, spec.kv_heads, spec.dim_v()});
   }
 };
 
@@ -151,12 +116,12 @@ void KvAllGather::gather(ConstTensorView k, ConstTensorView v, TensorView k_all,
   state_->require_v(who, "v_all", v_all, dtype, num_rows());
   require_distinct(who, {{"k", k}, {"v", v}}, {{"k_all", k_all}, {"v_all", v_all}});
   const bool sendable = (!k || tokens_are_contiguous(k)) && (!v || tokens_are_contiguous(v));
-  Call call(*state_->comm, state_->gather.schedule(sendable));
+  OrderedCall call(*state_->comm, state_->gather.schedule(sendable));
   call.bind(k);
   call.bind(v);
   call.bind(k_all);
   call.bind(v_all);
-  call.run(state_->spec.describe());
+  call.run_as(state_->spec.describe());
 }
 
 void KvAllGather::reduce(ConstTensorView dk_all, ConstTensorView dv_all, TensorView dk, TensorView dv) {
@@ -167,12 +132,12 @@ void KvAllGather::reduce(ConstTensorView dk_all, ConstTensorView dv_all, TensorV
   state_->require_v(who, "dv", dv, f32, state_->own());
   require_distinct(who, {{"dk_all", dk_all}, {"dv_all", dv_all}}, {{"dk", dk}, {"dv", dv}});
   const bool sendable = (!dk_all || tokens_are_contiguous(dk_all)) && (!dv_all || tokens_are_contiguous(dv_all));
-  Call call(*state_->comm, state_->reduce.schedule(sendable));
+  OrderedCall call(*state_->comm, state_->reduce.schedule(sendable));
   call.bind(dk_all);
   call.bind(dv_all);
   call.bind(dk);
   call.bind(dv);
-  call.run(state_->spec.describe());
+  call.run_as(state_->spec.describe());
 }
 
 // --- StateScan --------------------------------------------------------------------------------------------------------------
@@ -213,7 +178,7 @@ void StateScan::run(ConstTensorView updates, ConstTensorView log_sums, ConstTens
              gated = !dense && decay_size(spec.decay, Dk) != 0;
   require(who, "updates", updates, f32, {B, R, H, Dk, Dv});
   if (dense) require(who, "log_sums", log_sums, f32, {B, R, H, Dk, Dk});
-  if (gated) require_rows(who, "log_sums", log_sums, f32, {B, R, H, decay_size(spec.decay, Dk)});
+  if (gated) require_contiguous_rows(who, "log_sums", log_sums, f32, {B, R, H, decay_size(spec.decay, Dk)});
   if (constant) require(who, "log_sums", log_sums, f32, {H});
   if (spec.decay == LinearKind::basic && log_sums)
     throw Error(ErrorKind::argument, fmt::format("{}: log_sums is given, want none with decay basic", who));
@@ -227,13 +192,13 @@ void StateScan::run(ConstTensorView updates, ConstTensorView log_sums, ConstTens
   const TensorView flat_entering = entering ? joined(who, "entering", entering) : entering;
   bool sendable = !updates || tokens_are_contiguous(flat_updates);
   if ((gated || dense) && transitions) sendable = sendable && tokens_are_contiguous(transitions);
-  Call call(*state_->comm, state_->run.schedule(sendable));
+  OrderedCall call(*state_->comm, state_->run.schedule(sendable));
   call.bind(flat_updates);
   if (gated || dense) call.bind(transitions);
   if (constant) call.bind(rearranged(log_sums, {-1, -1, 0, -1}));
   if (state_->takes_initial()) call.bind(rearranged(joined(who, "initial", initial), {0, -1, 1, 2}));
   call.bind(flat_entering);
-  call.run(spec.describe());
+  call.run_as(spec.describe());
 }
 
 // --- Ring -------------------------------------------------------------------------------------------------------------------
@@ -261,8 +226,8 @@ void Ring::run(ConstTensorView k, ConstTensorView v, std::span<const TensorView>
   const char* who = "Ring::run";
   const RingSpec& spec = state_->spec;
   const std::int64_t own = spec.partition.tokens_on(state_->comm->rank());
-  require_rows(who, "k", k, spec.dtype, {spec.batch, own, spec.kv_heads, spec.head_dim});
-  require_rows(who, "v", v, spec.dtype, {spec.batch, own, spec.kv_heads, spec.dim_v()});
+  require_contiguous_rows(who, "k", k, spec.dtype, {spec.batch, own, spec.kv_heads, spec.head_dim});
+  require_contiguous_rows(who, "v", v, spec.dtype, {spec.batch, own, spec.kv_heads, spec.dim_v()});
   if (state.size() > max_states)
     throw Error(ErrorKind::argument, fmt::format("{}: state has {} tensors, want at most {}", who, state.size(), max_states));
   std::vector<Slot> states;
@@ -294,11 +259,11 @@ void Ring::run(ConstTensorView k, ConstTensorView v, std::span<const TensorView>
     });
   }
   const bool sendable = (!k || tokens_are_contiguous(k)) && (!v || tokens_are_contiguous(v));
-  Call call(*self->comm, self->run->schedule(sendable));
+  OrderedCall call(*self->comm, self->run->schedule(sendable));
   call.bind(k);
   call.bind(v);
   for (const TensorView& view : state) call.bind(view);
-  call.run(spec.describe());
+  call.run_as(spec.describe());
 }
 
 SEQCCL_END
