@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <thread>
 
@@ -48,6 +49,14 @@ std::vector<BandSlice> slices_of_rows(const std::vector<BandSlice>& slices, cons
   return result;
 }
 
+/// The largest |x| of a tensor, times the root of its last extent: what a dot product of its rows may be.
+double largest_row(const HostTensor& tensor) {
+  double largest = 0;
+  for (std::int64_t i = 0; i < tensor.size(); ++i)
+    if (const double x = std::abs(tensor.get(i)); std::isfinite(x)) largest = std::max(largest, x);
+  return largest * std::sqrt(static_cast<double>(tensor.extent(static_cast<int>(tensor.shape().size()) - 1)));
+}
+
 }  // namespace
 
 AttentionReference::AttentionReference(const AttentionTensors& tensors, const AttentionSpec& spec, bool backward, CheckLevel level)
@@ -85,6 +94,11 @@ void AttentionReference::compute_all(const AttentionTensors& tensors, bool backw
   plain_dk_ = HostTensor(spec_.dtype, dk_.shape());
   plain_dv_ = HostTensor(spec_.dtype, dv_.shape());
   if (spec_.sinks) dsinks_ = HostTensor(DType::f64, {Hq});
+  // ds = p (dout . v - delta), and dq = scale ds k, dk = scale ds q.
+  const double ds = static_cast<double>(std::abs(spec_.scale_or_default())) * largest_row(tensors.dout) * largest_row(tensors.v);
+  const double root = std::sqrt(static_cast<double>(spec_.head_dim));
+  dq_terms_ = ds * largest_row(tensors.k) / root;
+  dk_terms_ = ds * largest_row(tensors.q) / root;
   reference::attend_backward(problem, tensors.dout.view(), dq_.view(), dk_.view(), dv_.view(), dsinks_.view(), all_cores());
   reference::attend_backward_plain(problem, tensors.dout.view(), plain_dq_.view(), plain_dk_.view(), plain_dv_.view(), all_cores());
 }
@@ -121,8 +135,8 @@ CheckOutcome AttentionReference::judge(const AttentionResult& result) const {
     outcome.coverage += "; gradients not checked (--check=full does)";
     return outcome;
   }
-  outcome.tensors.push_back(compare("dq", result.dq, dq_, plain_dq_, gradient));
-  outcome.tensors.push_back(compare("dk", result.dk, dk_, plain_dk_, gradient));
+  outcome.tensors.push_back(compare("dq", result.dq, dq_, plain_dq_, {gradient.dtype, true, dq_terms_}));
+  outcome.tensors.push_back(compare("dk", result.dk, dk_, plain_dk_, {gradient.dtype, true, dk_terms_}));
   outcome.tensors.push_back(compare("dv", result.dv, dv_, plain_dv_, gradient));
   if (result.dsinks.present()) outcome.tensors.push_back(compare("dsinks", result.dsinks, dsinks_, {}, gradient));
   return outcome;

@@ -147,7 +147,8 @@ AttentionTensors random_attention(const AttentionSpec& spec, bool backward, std:
   return tensors;
 }
 
-AttentionResult run_attention(const AttentionTensors& tensors, const AttentionSpec& spec, const RunSettings& settings, bool backward) {
+AttentionResult run_attention(const AttentionTensors& tensors, const AttentionSpec& given, const RunSettings& settings, bool backward) {
+  const AttentionSpec spec = fastest_method(given);  // once, not on every rank
   const std::int64_t N = spec.partition.num_tokens();
   const auto P = static_cast<std::size_t>(settings.num_ranks);
   AttentionResult result;

@@ -35,6 +35,9 @@ struct TensorCheck {
 struct Judge {
   DType dtype = f32;  // whose rounding the result may have
   bool is_gradient = false;
+  /// How large the terms are that the numbers are sums of. Where the sums vanish beside them (below 1e-5 of this: a query with one key has
+  /// dq = 0) rounding is measured by the terms.
+  double terms_max = 0;
 };
 /// All three have the same shape; `plain` may be absent, then only rounding is allowed for, and the cap.
 [[nodiscard]] TensorCheck compare(const std::string& name, const HostTensor& got, const HostTensor& want, const HostTensor& plain,
@@ -68,6 +71,7 @@ class AttentionReference {
   void compute_rows(const AttentionTensors& tensors);
 
   AttentionSpec spec_;
+  double dq_terms_ = 0, dk_terms_ = 0;            // see Judge
   std::vector<std::int64_t> rows_;                // sampled query positions; empty: all
   HostTensor out_, lse_, dq_, dk_, dv_, dsinks_;  // f64
   HostTensor plain_out_, plain_lse_, plain_dq_, plain_dk_, plain_dv_;

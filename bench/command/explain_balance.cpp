@@ -89,7 +89,7 @@ class ExplainBalance final : public Subcommand {
     problem.cost.inside_bytes_per_s = cluster.inside.bytes_per_s;
     problem.cost.between_latency_s = cluster.between.latency_s;
     problem.cost.between_bytes_per_s = cluster.between.bytes_per_s;
-    problem.cost.sequence_s = cluster.step_overhead_s;
+    problem.cost.sequence_s = problem.cost.micro_batch_s = cluster.step_overhead_s;
     problem.cost.causal = !not_causal_;
     problem.cost.overlap = overlap_;
     return problem;

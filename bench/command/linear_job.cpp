@@ -56,7 +56,7 @@ struct RankRun {
     forward_times[at].planned = cost_of(attention.forward_schedule());
     forward_times[at].planning_s = std::chrono::duration<double>(SteadyClock::now() - before).count();
     const LinearInputs inputs{q.view(), k.view(), v.view(), log_decay.view(), tensors.state_in.view(), beta.view(), tensors.bonus.view()};
-    const LinearOutputs outputs{out.view(), entering.view(), state_out.view()};
+    const LinearOutputs outputs{out.view(), spec.causal ? entering.view() : TensorView{}, state_out.view()};
     measure(lockstep, comm, settings, forward_times[at], [&] { attention.forward(inputs, outputs); });
     partition.unshard(out.view(), rank, result.out.view());
     if (holds_last) result.state_out = state_out;
@@ -65,7 +65,8 @@ struct RankRun {
       const HostTensor dout = shard_of(tensors.dout, partition, rank);
       HostTensor dq = like(q), dk = like(k), dv = like(v), dlog_decay = like(log_decay), dstate_in = like(tensors.state_in),
                  dbeta = like(beta), dbonus = like(tensors.bonus);
-      const LinearOutputGradients given{dout.view(), entering.view(), tensors.dstate_out.view()};
+      const LinearOutputGradients given{dout.view(), spec.causal ? std::as_const(entering).view() : ConstTensorView{},
+                                        tensors.dstate_out.view()};
       const LinearInputGradients wanted{dq.view(), dk.view(), dv.view(), dlog_decay.view(), dstate_in.view(), dbeta.view(), dbonus.view()};
       backward_times[at].planned = cost_of(attention.backward_schedule());
       measure(lockstep, comm, settings, backward_times[at], [&] { attention.backward(inputs, given, wanted); });

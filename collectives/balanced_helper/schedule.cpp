@@ -71,6 +71,13 @@ void forward(SoftmaxLayer& layer) {
   const Block narrowed[2] = {narrow ? wire(largest.queries) : partial[0].out, narrow ? wire(largest.queries) : partial[1].out};
   const Blocks returned = {wire(largest.queries_given), layer.scratch_f32(largest.queries_given, layer.q_heads, 1)};
 
+  // What a round returned is merged after the attends of the next, which so need not wait for it.
+  const auto merge = [&](const Meeting& round) {
+    const Blocks back = rows_of(returned, {0, round.queries_given.count});
+    const Blocks sum = rows_of(std::array{layer.state.out, layer.state.lse}, round.queries_given);
+    if (!back[0].empty()) plan.compute(Merge{back[0], back[1], sum[0], sum[1]}, round.other);
+  };
+
   if (!rounds.empty()) record_meeting(layer, rounds[0], my_keys, my_queries, keys_in[0], queries_in[0]);
   layer.attend(layer.queries, layer.keys, layer.state, /*fresh=*/true, layer.rank);
   for (std::size_t i = 0; i < rounds.size(); ++i) {
@@ -87,12 +94,12 @@ void forward(SoftmaxLayer& layer) {
     }
     layer.attend(layer.queries, {blocks[0], blocks[1], layer.partition.pieces(round.peer, round.keys)}, layer.state, /*fresh=*/false,
                  round.peer);
+    if (i > 0) merge(rounds[i - 1]);
     const Blocks back = rows_of(returned, {0, round.queries_given.count});
     plan.exchange({{round.peer, part_out}, {round.peer, part.lse}}, {{round.other, back[0]}, {round.other, back[1]}}, Lane::comm2,
                   Native::none, round.peer);
-    const Blocks sum = rows_of(std::array{layer.state.out, layer.state.lse}, round.queries_given);
-    if (!back[0].empty()) plan.compute(Merge{back[0], back[1], sum[0], sum[1]}, round.other);
   }
+  if (!rounds.empty()) merge(rounds.back());
 }
 
 // The same meetings; dk, dv of the peer's keys and dq of the peer's queries go back to him.
@@ -109,6 +116,11 @@ void backward(SoftmaxLayer& layer) {
   const Blocks keys_back = scratch_like(plan, key_sums, largest.keys_given),
                queries_back = scratch_like(plan, query_sums, largest.queries_given);
 
+  const auto add = [&](const Meeting& round) {  // as merge in forward
+    record_adds(plan, rows_of(queries_back, {0, round.queries_given.count}), rows_of(query_sums, round.queries_given), round.other);
+    record_adds(plan, rows_of(keys_back, {0, round.keys_given.count}), rows_of(key_sums, round.keys_given), round.other);
+  };
+
   if (!rounds.empty()) record_meeting(layer, rounds[0], my_keys, my_queries, keys_in[0], queries_in[0]);
   layer.attend_backward(layer.queries, layer.query_gradient(), layer.keys, layer.gradients, true, true, layer.rank);
   for (std::size_t i = 0; i < rounds.size(); ++i) {
@@ -122,14 +134,14 @@ void backward(SoftmaxLayer& layer) {
     layer.attend_backward(layer.queries, layer.query_gradient(), {block[0], block[1], layer.partition.pieces(round.peer, round.keys)},
                           {key_part[0], key_part[1]},
                           /*fresh_dq=*/false, /*fresh_dkv=*/true, round.peer);
+    if (i > 0) add(rounds[i - 1]);
     const Blocks keys_home = rows_of(keys_back, {0, round.keys_given.count}),
                  queries_home = rows_of(queries_back, {0, round.queries_given.count});
     plan.exchange({{round.peer, query_part[0]}, {round.peer, key_part[0]}, {round.peer, key_part[1]}},
                   {{round.other, queries_home[0]}, {round.other, keys_home[0]}, {round.other, keys_home[1]}}, Lane::comm2, Native::none,
                   round.peer);
-    record_adds(plan, queries_home, rows_of(query_sums, round.queries_given), round.other);
-    record_adds(plan, keys_home, rows_of(key_sums, round.keys_given), round.other);
   }
+  if (!rounds.empty()) add(rounds.back());
 }
 
 }  // namespace

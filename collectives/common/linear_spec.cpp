@@ -76,9 +76,9 @@ void validate(const LinearSpec& spec, int num_ranks) {
   const char* who = "LinearSpec";
   check_sizes(who, {{"batch", spec.batch},
                     {"heads", spec.heads},
-                    {"head_dim", spec.head_dim},
-                    {"v_head_dim", spec.dim_v()},
+                    {"head_dim", std::max(spec.head_dim, spec.dim_v())},
                     {"num_tokens", spec.partition.num_tokens()}});
+  check_sizes(who, {{"batch", spec.batch}, {"heads", spec.heads}, {"head_dim", spec.head_dim}, {"v_head_dim", spec.dim_v()}});
   if (is_delta(spec.kind))
     check_sizes(who, {{"batch", spec.batch}, {"heads", spec.heads}, {"head_dim", spec.head_dim}, {"head_dim", spec.head_dim}});
   if (spec.batch < 1) throw refuse(who, fmt::format("batch is {}, want 1 or more", spec.batch));

@@ -1,7 +1,6 @@
 // record_softmax.cpp - a whole pass around a method's body: the caller's tensors, the head swap of a mesh, conversions at the end.
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "softmax.hpp"
@@ -23,13 +22,14 @@ struct SwapHeads {
 
   SwapHeads(const AttentionSpec& spec, int num_ranks) {
     const auto group = static_cast<std::int32_t>(spec.q_heads / spec.num_kv_heads());
-    parts.resize(static_cast<std::size_t>(std::max(1, spec.head_groups)));
-    const auto num_parts = static_cast<std::int32_t>(parts.size());
+    const std::int64_t num_parts = std::clamp<std::int64_t>(spec.head_groups, 1, spec.num_kv_heads());
+    parts.resize(static_cast<std::size_t>(num_parts));
     std::vector<int> users(spec.num_kv_heads());
     for (const HeadRange& q : even_shares(spec.q_heads, num_ranks)) {
       const std::int32_t first = q.first / group, count = q.count == 0 ? 0 : (q.first + q.count - 1) / group - first + 1;
-      for (std::int32_t i = 0; i < num_parts; ++i) {
-        const std::int32_t key = first + i * count / num_parts, key_end = first + (i + 1) * count / num_parts;
+      for (std::int64_t i = 0; i < num_parts; ++i) {
+        const auto key = static_cast<std::int32_t>(first + i * count / num_parts),
+                   key_end = static_cast<std::int32_t>(first + (i + 1) * count / num_parts);
         const std::int32_t query = std::max(q.first, key * group), query_end = std::min(q.first + q.count, key_end * group);
         const bool some = key_end > key;
         parts[i].queries.push_back(some ? HeadRange{query, query_end - query} : HeadRange{});
@@ -122,8 +122,8 @@ class SoftmaxPlan {
     return block;
   }
 
-  // In: every group of heads, one exchange each. Then the body on one group while the next still travels; results go back on a lane of
-  // their own.
+  // In: every group of heads, one exchange each. Then the body on one group while the next still comes and the one before goes: its
+  // results return on a lane of their own and are put in their places after this group's body, which so need not wait for them.
   void record_swapped(Body body) {
     const int ring = mesh_.ring_of(plan_.rank()), head = mesh_.head_of(plan_.rank());
     std::vector<Rank> swap_members, ring_members;
@@ -137,22 +137,33 @@ class SoftmaxPlan {
     }
     const Partition partition = Partition::from_segments(spec_.partition.num_tokens(), std::move(segments));
 
-    std::vector<SoftmaxLayer> layers;
-    {
+    const auto swapped = [&](auto&& record) {
       const Recorder::Group group(plan_, swap_members);
       Swap swap(plan_, spec_.partition, spec_.batch, swap_members);
-      for (const SwapHeads::Part& part : heads_.parts) layers.push_back(enter(swap, part, partition, ring));
-    }
-    std::array<std::vector<bool>, 3> filled;  // heads of each result that are there
+      return record(swap);
+    };
+    const std::vector<SoftmaxLayer> layers = swapped([&](Swap& swap) {
+      std::vector<SoftmaxLayer> result;
+      for (const SwapHeads::Part& part : heads_.parts) result.push_back(enter(swap, part, partition, ring));
+      return result;
+    });
+    std::vector<Return> returns;
+    std::vector<std::vector<bool>> filled(3);  // heads of each result that are there
+    const auto settle = [&](Swap& swap) {
+      for (std::size_t i = 0; i < returns.size(); ++i) swap.settle(returns[i].parts, returns[i].home, filled[i]);
+    };
     for (std::size_t i = 0; i < layers.size(); ++i) {
       {
         const Recorder::Group group(plan_, ring_members);
-        body(layers[i]);
+        SoftmaxLayer layer = layers[i];
+        body(layer);
       }
-      const Recorder::Group group(plan_, swap_members);
-      Swap swap(plan_, spec_.partition, spec_.batch, swap_members);
-      leave(swap, heads_.parts[i], layers[i], filled);
+      swapped([&](Swap& swap) {
+        settle(swap);
+        returns = leave(swap, heads_.parts[i], layers[i]);
+      });
     }
+    swapped(settle);
   }
 
   // Nothing of forward is kept, so backward swaps q, k, v again, with dout, lse and delta.
@@ -191,25 +202,28 @@ class SoftmaxPlan {
     return layer;
   }
 
-  void leave(Swap& swap, const SwapHeads::Part& part, const SoftmaxLayer& layer, std::array<std::vector<bool>, 3>& filled) {
+  /// What came back of one result, and where it belongs.
+  struct Return {
+    std::vector<Swap::Returned> parts;
+    Block home;
+  };
+
+  /// Sends the results of a group of heads home, in one exchange.
+  std::vector<Return> leave(Swap& swap, const SwapHeads::Part& part, const SoftmaxLayer& layer) {
     const auto& [queries, keys] = part;
     const bool complete = complete_keys();
     Messages out;
+    std::vector<Return> returns;
     if (pass_ == Pass::forward) {
-      const auto outs = swap.leave(narrowed(swap, layer.state.out, queries, true), queries, out);
-      const auto lses = swap.leave(layer.state.lse, queries, out);
-      out.record(plan_, Lane::comm2);
-      swap.settle(outs, whole_.state.out, filled[0]);
-      swap.settle(lses, whole_.state.lse, filled[1]);
-      return;
+      returns.push_back({swap.leave(narrowed(swap, layer.state.out, queries, true), queries, out), whole_.state.out});
+      returns.push_back({swap.leave(layer.state.lse, queries, out), whole_.state.lse});
+    } else {
+      returns.push_back({swap.leave(narrowed(swap, layer.dq, queries, true), queries, out), whole_.dq});
+      returns.push_back({swap.leave(narrowed(swap, layer.gradients.dk, keys, complete), keys, out), whole_.gradients.dk});
+      returns.push_back({swap.leave(narrowed(swap, layer.gradients.dv, keys, complete), keys, out), whole_.gradients.dv});
     }
-    const auto dq = swap.leave(narrowed(swap, layer.dq, queries, true), queries, out);
-    const auto dk = swap.leave(narrowed(swap, layer.gradients.dk, keys, complete), keys, out);
-    const auto dv = swap.leave(narrowed(swap, layer.gradients.dv, keys, complete), keys, out);
     out.record(plan_, Lane::comm2);
-    swap.settle(dq, whole_.dq, filled[0]);
-    swap.settle(dk, whole_.gradients.dk, filled[1]);
-    swap.settle(dv, whole_.gradients.dv, filled[2]);
+    return returns;
   }
 
   Pass pass_;

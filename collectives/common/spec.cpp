@@ -83,6 +83,8 @@ std::string describe_mesh(const std::optional<Mesh>& mesh) {
                      mesh->heads_outermost ? ", heads outermost" : "");
 }
 
+constexpr int max_head_groups = 256;  // every group has its own exchange and scratch
+
 /// What mesh, backward and head_groups ask for must be something that the method can do.
 void check_choices(const AttentionSpec& spec, int num_ranks) {
   const char* who = "AttentionSpec";
@@ -105,6 +107,8 @@ void check_choices(const AttentionSpec& spec, int num_ranks) {
                                   "bidirectional_ring",
                                   name(spec.method)));
   if (spec.head_groups < 1) throw refuse(who, fmt::format("head_groups is {}, want 1 or more", spec.head_groups));
+  if (spec.head_groups > max_head_groups)
+    throw refuse(who, fmt::format("head_groups is {}, want at most {}", spec.head_groups, max_head_groups));
   const bool has_groups = spec.method == Method::kv_all_gather || spec.method == Method::head_swap || (spec.mesh && spec.mesh->heads > 1);
   if (spec.head_groups > 1 && !has_groups && spec.method != Method::automatic)
     throw refuse(who,

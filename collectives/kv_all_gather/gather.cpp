@@ -64,7 +64,7 @@ std::vector<Keys> Gather::parts(const Keys& buffer) const {
   return {buffer.part({0, hole}), buffer.part({hole + own, num_needed_ - hole - own})};
 }
 
-void Gather::reduce(const KeyGradients& sums, const KeyGradients& home) {
+KeyGradients Gather::send_home(const KeyGradients& sums) {
   const KeyGradients arriving = {scratch_like(plan_, sums.dk, num_given_), scratch_like(plan_, sums.dv, num_given_)};
   std::vector<Transfer> sends, receives;
   for (int i = 1; i < plan_.num_ranks(); ++i) {
@@ -74,6 +74,10 @@ void Gather::reduce(const KeyGradients& sums, const KeyGradients& home) {
       receives.push_back({from, block.tokens(given_[from].offset, given_[from].num_rows)});
   }
   plan_.exchange(std::move(sends), std::move(receives), Lane::comm, native_ == Native::none ? Native::none : Native::reduce_scatter);
+  return arriving;
+}
+
+void Gather::add(const KeyGradients& arriving, const KeyGradients& home) {
   for (Rank peer = 0; peer < plan_.num_ranks(); ++peer) {
     std::int64_t row = given_[peer].offset;
     for (const Rows& run : given_[peer].rows) {

@@ -30,8 +30,10 @@ class Gather {
   /// The buffer as blocks without the hole.
   [[nodiscard]] std::vector<Keys> parts(const Keys& buffer) const;
 
-  /// Records the way back of sums for the rows of a buffer, and adds what comes for my own keys to `home`, in rank order.
-  void reduce(const KeyGradients& sums, const KeyGradients& home);
+  /// Records the way back of sums for the rows of a buffer. Returns what comes for my own keys, all ranks' parts.
+  [[nodiscard]] KeyGradients send_home(const KeyGradients& sums);
+  /// Adds it to `home`, in rank order.
+  void add(const KeyGradients& arriving, const KeyGradients& home);
 
  private:
   /// What moves between me and one peer: runs of rows, as one message per tensor.

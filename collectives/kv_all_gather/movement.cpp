@@ -75,7 +75,7 @@ Schedule kv_reduce(const KvAllGatherSpec& spec, Rank rank, const RecordOptions& 
   const KeyGradients sums = {plan.sendable(dk_all.tokens(own, gather.num_rows())), plan.sendable(dv_all.tokens(own, gather.num_rows()))};
   movement.copy(dk_all.tokens(0, own), home.dk);
   movement.copy(dv_all.tokens(0, own), home.dv);
-  gather.reduce(sums, home);
+  gather.add(gather.send_home(sums), home);
   return std::move(plan).finish(spec.describe());
 }
 

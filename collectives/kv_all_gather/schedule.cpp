@@ -29,12 +29,13 @@ void forward(SoftmaxLayer& layer) {
   }
 }
 
-// The gradients of one group go back while the next is worked on.
+// The gradients of one group go back while the next is worked on, and are added only then: the compute lane keeps its order.
 void backward(SoftmaxLayer& layer) {
   Gather gather = gather_of(layer);
   const std::vector<HeadGroup> groups = layer.head_groups(layer.num_head_groups);
   const std::vector<Keys> remote = gathered(layer, gather, groups);
   layer.attend_backward(layer.queries, layer.query_gradient(), layer.keys, layer.gradients, true, true, layer.rank);
+  KeyGradients arriving;
   for (std::size_t i = 0; i < groups.size(); ++i) {
     const HeadGroup& group = groups[i];
     const SoftmaxLayer::QueryGradient with = {group.of_queries(layer.dout), group.of_queries(layer.state.lse),
@@ -43,8 +44,10 @@ void backward(SoftmaxLayer& layer) {
     for (const Keys& keys : gather.parts(remote[i]))
       layer.attend_backward({group.of_queries(layer.queries.q), layer.queries.pieces}, with, keys,
                             sums.part({keys.k.token_first, keys.k.num_tokens}), layer.map_of(group), false, true, -1);
-    gather.reduce(sums, group.of(layer.gradients));
+    if (i > 0) gather.add(arriving, groups[i - 1].of(layer.gradients));
+    arriving = gather.send_home(sums);
   }
+  if (!groups.empty()) gather.add(arriving, groups.back().of(layer.gradients));
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ SEQCCL_BEGIN
 
 // Letters: B batch, Tq / Tk query / key rows, Hq / Hkv heads, Dk / Dv head sizes. All views have four axes and any strides,
 // except that an axis of head size is contiguous. Element types f32, f16, bf16 for q, k, v, dout; everything else f32 unless said.
-// Sums are f32. NaN in gives NaN out.
+// Sums are f32. NaN in gives NaN out (a decay of a zero state may be left out).
 
 /// How many threads a kernel may use (1 or more), and where it says that it is alive: a rank that publishes no progress for the
 /// communicator's timeout counts as stalled, so a long kernel stores the time after every tile.

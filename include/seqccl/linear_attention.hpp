@@ -33,7 +33,9 @@ enum class LinearKind : std::uint8_t {
   return kind == LinearKind::vector_gate || kind == LinearKind::rwkv6 || kind == LinearKind::kda ? head_dim : 0;
 }
 
-/// How the state that enters each rank is found: an exclusive scan over ranks. m: bytes of a state, M: of a transition (0 without decay).
+/// How the state that enters each rank is found: an exclusive scan over runs of tokens. m: bytes of a state, M: of a transition (0 without
+/// decay). Bytes are those that a rank receives with one run a rank (contiguous); zigzag has 2 P - 1 runs and about twice as much. With
+/// causal = false there is no order to scan in: an all-reduce, whatever is chosen here.
 enum class Scan : std::uint8_t {
   all_gather,       ///< LASP-2, FLA CP: every rank gathers the summaries of earlier ranks; 1 round, up to (P - 1) (m + M)
   chain,            ///< LASP-1: the state passes from rank to rank; P - 1 rounds, m
@@ -75,7 +77,7 @@ void validate(const LinearSpec& spec, int num_ranks);
 /// Tensors of one rank. log_decay, beta, bonus, states and their gradients are f32, the rest `dtype`.
 struct LinearInputs {
   ConstTensorView q, k, v;    // (B, T, H, Dk) (B, T, H, Dk) (B, T, H, Dv)
-  ConstTensorView log_decay;  // (H) constant, (B, T, H) scalar, (B, T, H, Dk) vector; natural log, <= 0
+  ConstTensorView log_decay;  // (H) constant, (B, T, H) scalar, (B, T, H, Dk) vector; natural log, meant to be <= 0
   ConstTensorView state_in;   // (B, H, Dk, Dv), read on the rank that holds token 0
   ConstTensorView beta{};     // (B, T, H), delta kinds; |A| <= 1 needs 0 <= beta |k|^2 <= 2
   ConstTensorView bonus{};    // (H, Dk), rwkv6; the same on every rank

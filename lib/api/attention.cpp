@@ -15,19 +15,13 @@ SEQCCL_BEGIN
 
 namespace {
 
-Cluster cluster_of(const Communicator& comm) {
-  Cluster cluster = Cluster::thread_ranks();
-  cluster.topology = comm.topology();
-  return cluster;
-}
-
 /// Simulated times of every candidate, forward and backward together; the cheapest wins, the earlier name on a tie. Candidates are the
 /// published names: methods, and meshes natural to the cluster.
 struct Choice {
   AttentionSpec spec;
   std::string table;
 };
-Choice choose(const AttentionSpec& given, const Cluster& cluster) {
+[[nodiscard]] Choice choose(const AttentionSpec& given, const Cluster& cluster) {
   Choice choice{given, {}};
   double best = -1;
   for (const std::string& candidate : method_names()) {
@@ -48,10 +42,33 @@ Choice choose(const AttentionSpec& given, const Cluster& cluster) {
       choice.spec = std::move(spec);
     }
   }
+  if (best < 0) {
+    throw Error(
+        ErrorKind::argument,
+        fmt::format("AttentionSpec: no method has this mesh, backward and head_groups together; leave one of them to its default:\n{}",
+                    choice.table));
+  }
   return choice;
 }
 
+/// Sinks that the spec does not speak of would be left aside without a word.
+void refuse_sinks(const char* who, const char* name, const ConstTensorView& sinks, const AttentionSpec& spec) {
+  if (sinks && !spec.sinks)
+    throw Error(ErrorKind::argument, fmt::format("{}: {} is given, want none, or a spec with sinks = true", who, name));
+}
+
+Cluster threads_with(Topology topology) {
+  Cluster cluster = Cluster::thread_ranks();
+  cluster.topology = std::move(topology);
+  return cluster;
+}
+
 }  // namespace
+
+AttentionSpec fastest_method(const AttentionSpec& spec, const Topology& topology) {
+  validate(spec, spec.partition.num_ranks());
+  return spec.method == Method::automatic ? choose(spec, threads_with(topology)).spec : spec;
+}
 
 struct Attention::State {
   Communicator* comm;
@@ -68,7 +85,7 @@ Attention::Attention(Communicator& comm, AttentionSpec spec) {
   validate(spec, comm.size());
   std::string candidates;
   if (spec.method == Method::automatic) {
-    Choice choice = choose(spec, cluster_of(comm));
+    Choice choice = choose(spec, threads_with(comm.topology()));
     spec = std::move(choice.spec);
     candidates = std::move(choice.table);
   }
@@ -93,6 +110,7 @@ void Attention::forward(ConstTensorView q, ConstTensorView k, ConstTensorView v,
   require(who, "out", out, spec.dtype, {spec.batch, tokens, spec.q_heads, spec.dim_v()});
   require(who, "lse", lse, f32, {spec.batch, spec.q_heads, tokens});
   if (spec.sinks) require(who, "sinks", sinks, f32, {spec.q_heads});
+  refuse_sinks(who, "sinks", sinks, spec);
   require_distinct(who, {{"q", q}, {"k", k}, {"v", v}, {"sinks", sinks}}, {{"out", out}, {"lse", lse}});
 
   const bool sendable = tokens_are_contiguous(q) && tokens_are_contiguous(k) && tokens_are_contiguous(v);
@@ -121,6 +139,8 @@ void Attention::backward(ConstTensorView dout, ConstTensorView q, ConstTensorVie
   for (const auto& [name, view] : {std::pair{"dout", dout}, std::pair{"out", out}})
     require(who, name, view, spec.dtype, {spec.batch, tokens, spec.q_heads, spec.dim_v()});
   require(who, "lse", lse, f32, {spec.batch, spec.q_heads, tokens});
+  refuse_sinks(who, "sinks", sinks, spec);
+  refuse_sinks(who, "dsinks", dsinks, spec);
   if (spec.sinks) {
     require(who, "sinks", sinks, f32, {spec.q_heads});
     require(who, "dsinks", dsinks, f32, {spec.q_heads});
@@ -155,7 +175,7 @@ const Schedule& Attention::backward_schedule() { return state_->backward.schedul
 void Attention::set_trace(std::vector<TraceEvent>* trace) noexcept { state_->trace = trace; }
 
 std::string Attention::explain() const {
-  const Cluster cluster = cluster_of(*state_->comm);
+  const Cluster cluster = threads_with(state_->comm->topology());
   const auto schedules = record_all(state_->entry().forward, state_->spec);
   const AttentionSpec& spec = state_->spec;
   std::string text = fmt::format("method {}", state_->entry().name);

@@ -79,6 +79,11 @@ struct LinearAttention::State {
     const View flat = joined(who, name, view);
     return rearranged(flat, {0, -1, 1, 2});
   }
+  /// A state that the spec does not speak of would be left aside without a word.
+  template <class View>
+  void refuse_unasked(const char* who, const char* name, const View& view, const char* flag, bool asked) const {
+    if (view && !asked) throw Error(ErrorKind::argument, fmt::format("{}: {} is given, want none, or a spec with {}", who, name, flag));
+  }
   void bind_inputs(Bindings& memory, const LinearInputs& inputs) const {
     memory.bind(Tensor::q, inputs.q);
     memory.bind(Tensor::k, inputs.k);
@@ -106,6 +111,9 @@ void LinearAttention::forward(const LinearInputs& inputs, const LinearOutputs& o
   const LinearSpec& spec = state_->spec;
   state_->require_inputs(who, inputs);
   require(who, "out", outputs.out, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.dim_v()});
+  state_->refuse_unasked(who, "state_in", inputs.state_in, "state_in = true", spec.state_in);
+  state_->refuse_unasked(who, "state_out", outputs.state_out, "state_out = true", spec.state_out);
+  state_->refuse_unasked(who, "entering_state", outputs.entering_state, "causal = true", spec.causal);
   require_distinct(who,
                    {{"q", inputs.q},
                     {"k", inputs.k},
@@ -148,6 +156,9 @@ void LinearAttention::backward(const LinearInputs& inputs, const LinearOutputGra
   require(who, "dq", results.dq, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.head_dim});
   require(who, "dk", results.dk, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.head_dim});
   require(who, "dv", results.dv, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.dim_v()});
+  state_->refuse_unasked(who, "dstate_in", results.dstate_in, "state_in = true", spec.state_in);
+  state_->refuse_unasked(who, "dstate_out", gradients.dstate_out, "state_out = true", spec.state_out);
+  state_->refuse_unasked(who, "entering_state", gradients.entering_state, "causal = true", spec.causal);
   state_->require_gates(who, {"dlog_decay", results.dlog_decay}, {"dbeta", results.dbeta}, {"dbonus", results.dbonus});
   require_distinct(who,
                    {{"q", inputs.q},
@@ -191,7 +202,9 @@ std::string LinearAttention::explain() const {
   Cluster cluster = Cluster::thread_ranks();
   cluster.topology = state_->comm->topology();
   const auto schedules = record_all(collectives::linear_forward, state_->spec);
-  return fmt::format("kind {}, scan {}\n", name(state_->spec.kind), name(state_->spec.scan)) +
+  return fmt::format(
+             "kind {}, {}\n", name(state_->spec.kind),
+             state_->spec.causal ? fmt::format("scan {}", name(state_->spec.scan)) : "an all-reduce of states: without order no scan") +
          seqccl::explain(schedules, simulate(schedules, cluster), cluster);
 }
 

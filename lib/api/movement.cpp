@@ -182,6 +182,8 @@ void StateScan::run(ConstTensorView updates, ConstTensorView log_sums, ConstTens
   if (constant) require(who, "log_sums", log_sums, f32, {H});
   if (spec.decay == LinearKind::basic && log_sums)
     throw Error(ErrorKind::argument, fmt::format("{}: log_sums is given, want none with decay basic", who));
+  if (initial && !spec.initial)
+    throw Error(ErrorKind::argument, fmt::format("{}: initial is given, want none, or a spec with initial = true", who));
   if (state_->takes_initial()) require(who, "initial", initial, f32, {B, H, Dk, Dv});
   require(who, "entering", entering, f32, {B, R, H, Dk, Dv});
   require_distinct(who, {{"updates", updates}, {"log_sums", log_sums}, {"initial", initial}}, {{"entering", entering}});

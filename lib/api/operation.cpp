@@ -56,8 +56,8 @@ void require_distinct(const char* who, std::initializer_list<NamedView> inputs, 
       throw Error(ErrorKind::argument, fmt::format("{}: {} and {} share memory; outputs need their own", who, output.name, other.name));
   };
   for (const NamedView* output = outputs.begin(); output != outputs.end(); ++output) {
-    for (int axis = 0; axis < output->view.geometry.num_axes; ++axis)
-      if (output->view && output->view.extent(axis) > 1 && output->view.stride(axis) == 0)
+    for (int axis = 0; output->view && output->view.geometry.num_elements() != 0 && axis < output->view.geometry.num_axes; ++axis)
+      if (output->view.extent(axis) > 1 && output->view.stride(axis) == 0)
         throw Error(ErrorKind::argument,
                     fmt::format("{}: {} has stride 0 along axis {}; an output needs memory for every element", who, output->name, axis));
     for (const NamedView& input : inputs) clash(*output, input);

@@ -160,7 +160,7 @@ struct Choice {
 /// Every sequence over all ranks; a micro-batch is closed when the next sequence does not fit.
 [[nodiscard]] double uniform_seconds(const BalanceProblem& problem) {
   const BatchCost& cost = problem.cost;
-  const bool between_nodes = largest_node(problem) < problem.num_ranks;
+  const int node_size = largest_node(problem);
   double total_s = 0, compute_s = 0, transfer_s = 0;
   std::int64_t tokens = 0;
   const auto close = [&] {
@@ -173,8 +173,9 @@ struct Choice {
     const std::int64_t share = (length - 1) / problem.num_ranks + 1;
     if (problem.max_tokens_per_rank != 0 && tokens + share > problem.max_tokens_per_rank) close();
     tokens += share;
-    compute_s += cost.compute_s(length, problem.num_ranks);
-    transfer_s += cost.transfer_s(length, problem.num_ranks, between_nodes);
+    const int group_size = static_cast<int>(std::min<std::int64_t>(length, problem.num_ranks));  // a rank without a token takes no part
+    compute_s += cost.compute_s(length, group_size);
+    transfer_s += cost.transfer_s(length, group_size, group_size > node_size);
   }
   close();
   return total_s;

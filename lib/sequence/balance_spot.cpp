@@ -125,7 +125,9 @@ const Spot& Spots::best(int item, const Taste& taste) {
     const bool may_blink = index != spare;  // the last resort
     if (may_blink && blinks()) continue;
     Request request{item, index, 1, may_blink, std::max(batch.slowest_s, taste_.target_s), 0, 0};
-    if (batch.num_items == 0) request.opening_s = cost.micro_batch_s;
+    if (batch.num_items == 0) {  // never quite free: at equal price what is open is filled first
+      request.opening_s = std::max(cost.micro_batch_s, 1e-9 * state_.seconds(state_.share_of(item, what.most_group, false)));
+    }
     const Forest& forest = forest_of(index);
     int previous = 0;
     for (std::size_t i = 0; i < sizes_.size(); ++i) {

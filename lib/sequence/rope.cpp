@@ -22,6 +22,9 @@ void check_table(const char* name, const TensorView& table, std::int64_t rows, s
   if (table.geometry.num_axes != 2 || table.extent(0) != rows || table.extent(1) != columns)
     throw refuse(fmt::format("{} has shape {}, want {}", name, to_string(table.geometry), to_string(want)));
   if (table.dtype != f32) throw refuse(fmt::format("{} is {}, want f32", name, seqccl::name(table.dtype)));
+  for (int axis = 0; axis < 2; ++axis)
+    if (want.num_elements() != 0 && table.extent(axis) > 1 && table.stride(axis) == 0)
+      throw refuse(fmt::format("{} has stride 0 along axis {}; it needs memory for every element", name, axis));
 }
 
 }  // namespace
@@ -34,6 +37,7 @@ void rope_tables(const Partition& partition, Rank rank, std::int64_t dim, double
   const std::int64_t rows = partition.tokens_on(rank), pairs = dim / 2;
   check_table("cos", cos, rows, pairs);
   check_table("sin", sin, rows, pairs);
+  if (rows != 0 && cos.data == sin.data) throw refuse("cos and sin share memory; each needs its own");
   const Documents starts(documents, partition.num_tokens());
 
   std::vector<double> frequency(static_cast<std::size_t>(pairs));

@@ -244,6 +244,61 @@ TEST(Attention, OutputsThatShareMemoryAreRefused) {
   });
 }
 
+TEST(Attention, SinksThatTheSpecDoesNotSpeakOfAreRefused) {
+  run_ranks(1, [](Communicator& comm) {
+    AttentionSpec spec;
+    spec.partition = Partition::contiguous(4, 1);
+    spec.head_dim = 4;
+    const HostTensor x = random_tensor(f32, {1, 4, 1, 4}, 1), sinks = random_tensor(f32, {1}, 2);
+    HostTensor out(f32, {1, 4, 1, 4}), lse(f32, {1, 1, 4});
+    Attention attention(comm, spec);
+    EXPECT_THROW(attention.forward(x.view(), x.view(), x.view(), out.view(), lse.view(), sinks.view()), Error);
+  });
+}
+
+TEST(Attention, AutomaticIsOneOfTheNamesOrIsRefused) {
+  AttentionSpec spec;
+  spec.partition = Partition::zigzag(64, 4);
+  spec.q_heads = 4;
+  spec.head_dim = 8;
+  const AttentionSpec chosen = fastest_method(spec);
+  EXPECT_NE(chosen.method, Method::automatic);
+  EXPECT_EQ(fastest_method(chosen).method, chosen.method);
+  spec.backward = Backward::burst;
+  spec.head_groups = 2;  // burst needs a ring, which has no head groups without a mesh
+  spec.mesh = Mesh{1, 1, 4};
+  run_ranks(4, [&](Communicator& comm) {
+    try {
+      const Attention attention(comm, spec);
+      ADD_FAILURE() << "accepted as " << name(attention.method());
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::argument) << error.what();
+      EXPECT_NE(std::string(error.what()).find("head_groups"), std::string::npos) << error.what();
+    }
+  });
+}
+
+TEST(Attention, AnEmptyRankMayHaveAnyStrides) {
+  run_ranks(3, [](Communicator& comm) {  // memory as (B, H, T, D)
+    AttentionSpec spec;
+    spec.batch = 2;
+    spec.q_heads = 2;
+    spec.head_dim = 4;
+    const std::int64_t shards[] = {6, 0, 6};
+    spec.partition = Partition::uneven(shards);
+    const std::int64_t tokens = comm.rank() == 1 ? 0 : 6;
+    const HostTensor x = random_tensor(f32, {2, 2, tokens, 4}, 1);
+    HostTensor out(f32, {2, 2, tokens, 4}), lse(f32, {2, 2, tokens});
+    const auto by_token = [](auto view) {
+      std::swap(view.geometry.shape[1], view.geometry.shape[2]);
+      std::swap(view.geometry.strides[1], view.geometry.strides[2]);
+      return view;
+    };
+    Attention attention(comm, spec);
+    EXPECT_NO_THROW(attention.forward(by_token(x.view()), by_token(x.view()), by_token(x.view()), by_token(out.view()), lse.view()));
+  });
+}
+
 TEST(Attention, PublishedNamesAreChoicesOfMethodMeshAndBackward) {
   AttentionSpec spec;
   spec.partition = Partition::zigzag(64, 8);

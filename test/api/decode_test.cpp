@@ -370,7 +370,7 @@ TEST(Decode, RanksThatDisagreeAboutOwnersAreMismatched) {
       const auto leash = watchdog.watch(comm.transport());
       Shard shard(story, comm.rank(), Layout::block, story.tokens_in_all);
       const std::vector<std::int64_t> lengths = shard.lengths;
-      const std::vector<Rank> owners(static_cast<std::size_t>(spec.batch), 1 - comm.rank());
+      const std::vector<Rank> owners(static_cast<std::size_t>(spec.batch), comm.rank());  // both write, and both must take it back
       const HostTensor k_new = story.new_of(story.keys, 0), v_new = story.new_of(story.values, 0);
       Decode decode(comm, spec);
       HostTensor out(f32, {spec.batch, 1, spec.q_heads, 16}), lse(f32, {spec.batch, spec.q_heads, 1});
@@ -418,6 +418,9 @@ TEST(Decode, WhatCannotBeBoundIsRefusedByName) {
   expect_names("cache.v", [](DecodeCache& cache) { cache.v.dtype = bf16; });
   expect_names("cache.k", [](DecodeCache& cache) { cache.k.geometry.strides[0] -= 1; });
   expect_names("cache.v", [](DecodeCache& cache) { cache.v.geometry.strides[0] *= 2; });
+  expect_names("per page", [](DecodeCache& cache) {  // pages that overlap by all but a token
+    cache.k.geometry.strides[0] = cache.k.geometry.strides[1];
+  });
   expect_names("axis", [](DecodeCache& cache) { cache.k.geometry.strides[3] = 2; });
   EXPECT_EQ(message_of([](DecodeCache&) {}), "");
 }

@@ -25,6 +25,12 @@ struct LinearTensors {
   HostTensor out, state_out, dq, dk, dv, dlog_decay, dstate_in, dbeta, dbonus;
 };
 
+/// The view, or none.
+template <class View>
+View only(bool wanted, const View& view) {
+  return wanted ? view : View{};
+}
+
 struct LinearProblem {
   LinearSpec spec;
   HostTensor q, k, v, log_decay, beta, bonus, dout, state_in, dstate_out;
@@ -104,7 +110,8 @@ struct LinearProblem {
       LinearTensors mine = empty(spec.dtype, T);
       HostTensor entering = entering_states(rank);
       LinearAttention attention(comm, spec);
-      const LinearInputs inputs{my_q.view(), my_k.view(), my_v.view(), my_decay.view(), state_in.view(), my_beta.view(), bonus.view()};
+      const LinearInputs inputs{my_q.view(),    my_k.view(), my_v.view(), my_decay.view(), only(spec.state_in, state_in.view()),
+                                my_beta.view(), bonus.view()};
       const auto total = [&] {
         std::uint64_t sum = 0;
         for (const std::uint64_t bytes : comm.received_bytes()) sum += bytes;
@@ -112,11 +119,14 @@ struct LinearProblem {
       };
       for (int repeat = 0; repeat < repeats; ++repeat) {
         const std::uint64_t before = total();
-        attention.forward(inputs, {mine.out.view(), spec.causal ? entering.view() : TensorView{}, mine.state_out.view()});
+        attention.forward(inputs,
+                          {mine.out.view(), spec.causal ? entering.view() : TensorView{}, only(spec.state_out, mine.state_out.view())});
         const std::uint64_t between = total();
-        attention.backward(inputs, {std::as_const(my_dout).view(), std::as_const(entering).view(), dstate_out.view()},
-                           {mine.dq.view(), mine.dk.view(), mine.dv.view(), mine.dlog_decay.view(), mine.dstate_in.view(),
-                            mine.dbeta.view(), mine.dbonus.view()});
+        attention.backward(
+            inputs,
+            {std::as_const(my_dout).view(), only(spec.causal, std::as_const(entering).view()), only(spec.state_out, dstate_out.view())},
+            {mine.dq.view(), mine.dk.view(), mine.dv.view(), mine.dlog_decay.view(), only(spec.state_in, mine.dstate_in.view()),
+             mine.dbeta.view(), mine.dbonus.view()});
         result.received_forward[rank] = between - before;
         result.received_backward[rank] = total() - between;
       }

@@ -71,7 +71,7 @@ void expect_serial_recurrence(const StateScanSpec& spec, std::uint64_t seed) {
     EXPECT_EQ(scan.num_runs(), shard.updates.geometry.shape[1]);
     const ConstTensorView log_sums = constant ? decay.view() : numbers != 0 ? std::as_const(shard.transitions).view() : ConstTensorView{};
     for (int repeat = 0; repeat < 2; ++repeat)
-      scan.run(std::as_const(shard.updates).view(), log_sums, initial.view(), shard.entering.view());
+      scan.run(std::as_const(shard.updates).view(), log_sums, spec.initial ? initial.view() : ConstTensorView{}, shard.entering.view());
     const Distance error = distance(shard.entering, shard.want);
     EXPECT_LE(error.max, 1e-5 * (1 + error.reference_max)) << "rank " << comm.rank();
   });
@@ -111,6 +111,7 @@ TEST(StateScan, RefusesWrongArguments) {
     StateScan scan(comm, spec);
     HostTensor states(f32, {1, 1, 2, 2, 3}), entering = states, log_sums(f32, {1, 1, 2, 1});
     EXPECT_REFUSED("StateScan::run: log_sums is missing, want f32 (1, 1, 2, 1)", scan.run(states.view(), {}, {}, entering.view()));
+    EXPECT_REFUSED("StateScan::run: initial is given, want none", scan.run(states.view(), log_sums.view(), states.view(), entering.view()));
     EXPECT_REFUSED("StateScan::run: entering has shape (1, 1, 2, 1)", scan.run(states.view(), log_sums.view(), {}, log_sums.view()));
     StateScanSpec dense = spec;
     dense.decay = LinearKind::delta;

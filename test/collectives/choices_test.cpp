@@ -188,25 +188,27 @@ TEST_P(Choices, HeadGroupsOfKvAllGatherDoNotWaitForAttention) {
   EXPECT_EQ(total_received(record_all(collectives::kv_all_gather_forward, layer)), whole) << "the same bytes";
 }
 
-// A head swap in groups hides all but the first way in and the last way out.
-TEST_P(Choices, HeadGroupsHideTheSwap) {
+// In groups all is hidden but the first way in and the last way out: 1 / G of what is exposed with one group.
+TEST_P(Choices, HeadGroupsHideAllButOneGroup) {
   AttentionSpec layer = spec();
   layer.partition = Partition::contiguous(1024 * P, P);
-  layer.q_heads = layer.kv_heads = 4 * P;
+  layer.mask = Mask::full();
+  layer.q_heads = layer.kv_heads = 8 * P;
   layer.head_dim = 128;
   Cluster cluster;
   cluster.inside = cluster.between = {1e-6, 1e10};
   cluster.flops_per_s = 1e10;
   cluster.memory_bytes_per_s = 1e18;
   cluster.step_overhead_s = 0;
-  const auto exposed = [&](int groups) {
-    layer.head_groups = groups;
-    const Simulation simulation = simulate(record_all(collectives::head_swap_forward, layer), cluster);
-    return *std::max_element(simulation.exposed_s.begin(), simulation.exposed_s.end());
-  };
-  const double whole = exposed(1);
-  if (P > 1) {
-    EXPECT_LT(exposed(4), 0.45 * whole);
+  for (const auto record : {collectives::head_swap_forward, collectives::head_swap_backward, collectives::kv_all_gather_backward}) {
+    const auto exposed = [&](int groups) {
+      layer.head_groups = groups;
+      const Simulation simulation = simulate(record_all(record, layer), cluster);
+      return *std::max_element(simulation.exposed_s.begin(), simulation.exposed_s.end());
+    };
+    if (P == 1) continue;
+    const double whole = exposed(1);
+    for (const int groups : {2, 4, 8}) EXPECT_LT(exposed(groups), 1.1 / groups * whole) << groups << " groups";
   }
 }
 
@@ -227,6 +229,31 @@ TEST_P(Choices, BidirectionalRingExposesTheLastGradientsOnly) {
   EXPECT_NEAR(exposed(collectives::bidirectional_ring_forward), 0, 1e-9);
   const double home_s = P == 1 ? 0 : 1e-6 + 2.0 * 64 * Hkv * D * 4 / 1e10;
   EXPECT_LE(exposed(collectives::bidirectional_ring_backward), 2 * home_s + 1e-9);
+}
+
+// A round's returns travel while the next is worked on; after the last one nothing is left to hide them.
+TEST_P(Choices, BalancedHelperExposesTheLastReturnOnly) {
+  AttentionSpec layer = spec();
+  layer.partition = Partition::contiguous(256 * P, P);
+  layer.mask = Mask::full();
+  layer.head_dim = 128;
+  Cluster cluster;
+  cluster.inside = cluster.between = {1e-6, 1e9};
+  cluster.flops_per_s = 1e9;
+  cluster.memory_bytes_per_s = 1e18;
+  cluster.step_overhead_s = 0;
+  for (const auto record : {collectives::balanced_helper_forward, collectives::balanced_helper_backward}) {
+    const auto schedules = record_all(record, layer);
+    const Simulation simulation = simulate(schedules, cluster);
+    double last_s = 0;  // the longest way of all: no return takes longer
+    for (const Schedule& schedule : schedules)
+      for (const Exchange& exchange : schedule.exchanges) {
+        double bytes = 0;
+        for (const Transfer& receive : schedule.receives(exchange)) bytes += static_cast<double>(schedule.num_bytes(receive.block));
+        last_s = std::max(last_s, 1e-6 + bytes / 1e9);
+      }
+    EXPECT_LE(*std::max_element(simulation.exposed_s.begin(), simulation.exposed_s.end()), 2 * last_s + 1e-9);
+  }
 }
 
 // A window is a halo for every method that moves keys or queries: rows of the neighbour within the window, nothing else.

@@ -41,6 +41,16 @@ TEST(Check, the_plain_run_sets_the_bar) {
   EXPECT_FALSE(compare("t", numbers(f32, {1.00003, 2, 3}), want, numbers(f32, {1.00001, 2, 3}), {f32, false}).passed());
 }
 
+TEST(Check, sums_that_vanish_are_measured_by_their_terms) {
+  const HostTensor zero = numbers(DType::f64, {0, 0, 0}), plain = numbers(f32, {0, 0, 0}), got = numbers(f32, {1e-6, 0, -1e-6});
+  EXPECT_FALSE(compare("t", got, zero, plain, {f32, true}).passed());
+  EXPECT_TRUE(compare("t", got, zero, plain, {f32, true, 10}).passed());
+  EXPECT_FALSE(compare("t", numbers(f32, {1e-3, 0, 0}), zero, plain, {f32, true, 10}).passed());
+  // Terms are of no account where the numbers themselves are not small.
+  EXPECT_FALSE(
+      compare("t", numbers(f32, {1.0001, 2, 3}), numbers(DType::f64, {1, 2, 3}), numbers(f32, {1, 2, 3}), {f32, true, 1000}).passed());
+}
+
 TEST(Check, the_cap_holds_where_there_is_no_plain_run) {
   const HostTensor want = numbers(DType::f64, {1, 2, 3}), got = numbers(f32, {1.00001, 2, 3});
   const TensorCheck capped = compare("t", got, want, {}, {f32, false});

@@ -188,6 +188,20 @@ TEST(Races, ReceivesThatOverlap) {
   EXPECT_TRUE(says(all.races(), "two of its own blocks overlap"));
 }
 
+TEST(Races, ReceiveOverWhatIsSent) {
+  Recorded all = ring(Mask::full());  // from the second hop on, what is sent lies in scratch
+  all.receive(3, 1, 0).block = all.send(3, 1, 0).block;
+  EXPECT_TRUE(says(all.races(), "two of its own blocks overlap"));
+}
+
+TEST(Races, ScratchThatSharesTheLastBytes) {
+  Recorded all = ring();
+  for (std::size_t i = 0; i + 1 < all.ranks[0].slots.size(); ++i)
+    if (all.ranks[0].slots[i].kind == SlotKind::scratch && all.ranks[0].slots[i + 1].kind == SlotKind::scratch)
+      all.ranks[0].slots[i].offset_bytes += 16;  // the next begins inside its last bytes, or the next but one does
+  EXPECT_TRUE(says(all.races(), "where the next slot begins"));
+}
+
 TEST(Races, WritesAnInput) {
   Recorded all = ring();
   all.op<Attend>(3, 1).out = Block{all.ranks[3].find(Tensor::q), 0, 4, 0, 16};

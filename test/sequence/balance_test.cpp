@@ -235,6 +235,30 @@ TEST(Balance, TheLimitForcesMicroBatches) {
   EXPECT_NEAR(wide.seconds, wide.lower_bound_s, 1e-9);
 }
 
+TEST(Balance, WhatIsOpenIsFilledFirst) {
+  // Nothing is gained by micro-batches that the memory does not force, even where they are free.
+  BalanceProblem problem{std::vector<std::int64_t>(10, std::int64_t{1} << 20), 64, {}, 0, BatchCost::attention(8, 8, 64, 4, true)};
+  ASSERT_EQ(problem.cost.micro_batch_s, 0);
+  const BatchPlan free = balance(problem);
+  problem.cost.micro_batch_s = 1e-12;
+  EXPECT_LE(free.seconds, balance(problem).seconds * (1 + 1e-9));
+  EXPECT_LT(free.micro_batches.size(), 10u);
+}
+
+TEST(Balance, UniformIsNeverBelowTheBound) {
+  BalanceProblem problem{{2}, 11, {}, 0, cheap_cost()};  // shorter than the ranks are many: two of them share it
+  BatchPlan plan = balance(problem);
+  EXPECT_GE(plan.uniform_seconds, plan.lower_bound_s);
+  problem.lengths = {2, 1, 3, 12};
+  plan = balance(problem);
+  EXPECT_GE(plan.uniform_seconds, plan.lower_bound_s);
+}
+
+TEST(Balance, SequencesOfMoreThanHalfTheRoomAddUp) {
+  const BalanceProblem one{{300}, 4, {}, 100, cheap_cost()}, three{{300, 300, 300}, 4, {}, 100, cheap_cost()};
+  EXPECT_GE(balance(three).lower_bound_s, 3 * balance(one).lower_bound_s * (1 - 1e-12));
+}
+
 TEST(Balance, Extremes) {
   const BatchPlan none = balance({{}, 4, {}, 10, cheap_cost()});
   EXPECT_TRUE(none.micro_batches.empty());
@@ -294,7 +318,8 @@ TEST(Balance, TheUniformPlanByHand) {
   problem.cost.inside_latency_s = 0.5;
   problem.cost.sequence_s = 3;
   problem.cost.micro_batch_s = 7;
-  const double tokens = 201, compute = 5 * 3 + tokens * 100 / 4e3, transfer = 5 * 3 * 0.5 + 3 * tokens * 10 / 4e3;
+  // The one of a single token is on one rank.
+  const double tokens = 200, compute = 5 * 3 + tokens * 100 / 4e3 + 100 / 1e3, transfer = 4 * 3 * 0.5 + 3 * tokens * 10 / 4e3;
   EXPECT_NEAR(balance(problem).uniform_seconds, 2 * 7 + compute + transfer, 1e-9);
 }
 

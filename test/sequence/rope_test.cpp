@@ -120,6 +120,10 @@ TEST(RopeTables, RefusesWrongArgumentsAndTakesStrides) {
   EXPECT_REFUSED("rope_tables: cos has shape (2, 4), want (3, 4)", rope_tables(partition, 1, 8, 1e4, cos.view(), sin.view()));
   EXPECT_REFUSED("rope_tables: sin is bf16, want f32", rope_tables(partition, 0, 8, 1e4, cos.view(), half.view()));
   EXPECT_REFUSED("rope_tables: sin is missing", rope_tables(partition, 0, 8, 1e4, cos.view(), {}));
+  EXPECT_REFUSED("rope_tables: cos and sin share memory", rope_tables(partition, 0, 8, 1e4, cos.view(), cos.view()));
+  TensorView flat = sin.view();
+  flat.geometry.strides[0] = 0;
+  EXPECT_REFUSED("rope_tables: sin has stride 0 along axis 0", rope_tables(partition, 0, 8, 1e4, cos.view(), flat));
   EXPECT_REFUSED("lengths sum to 4", rope_tables(partition, 0, 8, 1e4, cos.view(), sin.view(), short_lengths));
   EXPECT_NO_THROW(rope_tables(Partition::contiguous(1, 2), 0, 8, 1e4, {}, {}));
 

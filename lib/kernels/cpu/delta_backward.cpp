@@ -58,7 +58,7 @@ class DeltaGradients {
                  chunk_.advance(u_, value_dim_, state);
                },
                [&](std::int64_t chunk, const float* state) { chunk_backward(chunk, state); });
-    return constant_sum_;
+    return decay_gradient_.constant_sum();
   }
 
  private:
@@ -134,7 +134,7 @@ class DeltaGradients {
       row_[x] += column_[x] + leave_[x];
     }
     if (wants_decay && decay.width() > 1) decay_gradient_.entering(q, dq_, k, enter_k);
-    if (wants_decay) store_decay(first);
+    if (wants_decay) decay_gradient_.store(decay, a_.dlog_decay, b_, h_, first, constant_);
     for (std::int64_t t = 0; t < count; ++t) {
       tile().axpy(diagonal[t], k + t * key_dim_, dq_ + t * key_dim_, key_dim_);
       tile().axpy(diagonal[t], q + t * key_dim_, row_ + t * key_dim_, key_dim_);
@@ -147,12 +147,6 @@ class DeltaGradients {
     tile().gemm(key_dim_, value_dim_, 2 * count, chunk_.entering(), 1, key_dim_, gradients_, value_dim_, dstate_, value_dim_, true);
   }
 
-  void store_decay(std::int64_t first) {
-    const float* dlogs = decay_gradient_.finish(chunk_.decay().logs());
-    if (!constant_) return store_tokens(dlogs, a_.dlog_decay, b_, h_, first, chunk_.count());
-    for (std::int64_t t = 0; t < chunk_.count(); ++t) constant_sum_ += dlogs[t];
-  }
-
   const LinearBackwardArguments& a_;
   const std::int64_t b_, h_;
   const bool constant_;
@@ -160,7 +154,6 @@ class DeltaGradients {
   Workspace workspace_;
   DeltaChunk chunk_;
   DecayGradient decay_gradient_;
-  double constant_sum_ = 0;
   float *dq_ = nullptr, *row_ = nullptr, *column_ = nullptr, *leave_ = nullptr;  // (C, Dk)
   float* enter_ = nullptr;                                                       // (2 C, Dk): into k, behind it into q
   float *y_ = nullptr, *u_ = nullptr, *z_ = nullptr;                             // (C, Dv)

@@ -1,14 +1,12 @@
 // linear_backward.cpp - gradients of a run of tokens: states forward over the chunks, gradients back from the last chunk to the first.
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <utility>
 #include <vector>
 
 #include "../parallel.hpp"
 #include "delta.hpp"
-#include "linear_chunk.hpp"
+#include "linear_sweep.hpp"
 #include "pack.hpp"
 #include "seqccl/error.hpp"
 #include "seqccl/kernels.hpp"
@@ -28,13 +26,9 @@ using namespace linear;
 ///     dk_i = leave_i + sum_(t>=i) dA_ti r(t,i) q_t        leave_i = exp(g_C - g_i) (v X^T)_i
 ///     gradient of S = diag(exp(g_C)) X + q~^T dO
 ///
-/// A decay acts on all that passes its token s: from S or a token i < s to a token t >= s or X. Summed over d for a scalar gate:
-///
-///     dlog_decay_s = exp(g_C) rowsum(S X) + sum_(i<s) k_i leave_i + sum_(t>=s) q_t enter_t + sum_(i<s<=t) (terms of the pair t, i)
-///
-/// Nothing cancels in this form, unlike in a running sum of q dq - k dk over the run. The pairs of a scalar gate are A_ti dA_ti
-/// themselves; those of a vector gate are never formed for each d, so there the running sum does it, over the pairs of one chunk.
-/// The pairs (t, t) have no decay and stay out of it: under strong decay they would leave their rounding errors.
+/// dlog_decay: DecayGradient. The pairs of a scalar gate are A_ti dA_ti themselves; those of a vector gate are never formed for each d, so
+/// there a running sum of q dq - k dk does it, over the pairs of one chunk. The pairs (t, t) have no decay and stay out of it: under
+/// strong decay they would leave their rounding errors.
 ///
 /// With a bonus u all this holds with q, dO, dq one token further on, and with s_t = v_t . dO_t each token adds to its own
 ///
@@ -42,7 +36,12 @@ using namespace linear;
 class HeadGradients {
  public:
   HeadGradients(const LinearBackwardArguments& arguments, std::int64_t batch, std::int64_t head, bool constant_decay)
-      : a_(arguments), b_(batch), h_(head), constant_(constant_decay), decay_(a_.log_decay, key_dim_, workspace_) {
+      : a_(arguments),
+        b_(batch),
+        h_(head),
+        constant_(constant_decay),
+        decay_(a_.log_decay, key_dim_, workspace_),
+        decay_gradient_(decay_.width(), key_dim_, workspace_) {
     for (float** rows : {&q_rows_, &k_, &keys_, &dq_, &dk_, &enter_, &leave_}) *rows = workspace_.take((chunk_tokens + 1) * key_dim_);
     for (float** rows : {&v_, &dout_rows_, &dv_}) *rows = workspace_.take((chunk_tokens + 1) * value_dim_);
     q_ = q_rows_ + shift_ * key_dim_;
@@ -56,35 +55,18 @@ class HeadGradients {
     }
     for (float** pairs : {&scores_, &dscores_}) *pairs = workspace_.take(chunk_tokens * chunk_tokens);
     for (float** states : {&dstate_, &transposed_}) *states = workspace_.take(std::max(key_dim_, chunk_tokens) * value_dim_);
-    rounded_ = workspace_.take(chunk_tokens * decay_.width());
-    dlogs_ = workspace_.take<double>(chunk_tokens * decay_.width());
-    dsum_ = workspace_.take<double>(decay_.width());
-    checkpoints_ = workspace_.take(((num_chunks_ + group_ - 1) / group_) * state_size_);
-    states_ = workspace_.take(std::min(group_, num_chunks_) * state_size_);
+    entering_ = workspace_.take(key_dim_ * value_dim_);
   }
 
   /// Writes dq, dk, dv and dlog_decay, and what is summed over tokens: shares[0] = dlog_decay of a constant decay, then dbonus.
   void run(double* shares) {
     if (num_chunks_ == 0) return;
     load_state(a_.dleaving, b_, h_, key_dim_, value_dim_, dstate_);
-    load_state(a_.state, b_, h_, key_dim_, value_dim_, checkpoints_);
-    const std::int64_t num_groups = (num_chunks_ + group_ - 1) / group_;
-    for (std::int64_t group = 0; group + 1 < num_groups; ++group) {
-      float* next = checkpoints_ + (group + 1) * state_size_;
-      std::copy_n(next - state_size_, state_size_, next);
-      for (std::int64_t chunk = group * group_; chunk < (group + 1) * group_; ++chunk) advance(chunk, next);
-    }
-    for (std::int64_t group = num_groups - 1; group >= 0; --group) {
-      const std::int64_t first = group * group_, end = std::min(num_chunks_, first + group_);
-      std::copy_n(checkpoints_ + group * state_size_, state_size_, states_);
-      for (std::int64_t chunk = first; chunk + 1 < end; ++chunk) {
-        float* leaving = states_ + (chunk - first + 1) * state_size_;
-        std::copy_n(leaving - state_size_, state_size_, leaving);
-        advance(chunk, leaving);
-      }
-      for (std::int64_t chunk = end - 1; chunk >= first; --chunk) chunk_backward(chunk, states_ + (chunk - first) * state_size_);
-    }
-    shares[0] = constant_sum_;
+    load_state(a_.state, b_, h_, key_dim_, value_dim_, entering_);
+    sweep_back(
+        num_chunks_, key_dim_ * value_dim_, workspace_, entering_, [&](std::int64_t chunk, float* state) { advance(chunk, state); },
+        [&](std::int64_t chunk, const float* state) { chunk_backward(chunk, state); });
+    shares[0] = decay_gradient_.constant_sum();
     if (shift_ == 0) return;
     first_reader();
     std::copy_n(dbonus_, key_dim_, shares + 1);
@@ -99,6 +81,7 @@ class HeadGradients {
     pack_rows(a_.k, b_, h_, first, count, 1, k_);
     pack_rows(a_.v, b_, h_, first, count, 1, v_);
     advance_state(decay_, decay_.decay_keys(k_, k_), v_, count, key_dim_, value_dim_, state);
+    a_.num_threads.note_progress();
   }
 
   /// `state` enters the chunk.
@@ -132,12 +115,22 @@ class HeadGradients {
     tile().gemm(count, key_dim_, value_dim_, v_, value_dim_, 1, transposed_, key_dim_, leave_, key_dim_, false);
     decay_.decay_keys(leave_, leave_);
 
-    if (a_.dlog_decay && decay_.width() > 0) decay_backward(first, count, state);
+    const bool wants_decay = a_.dlog_decay && decay_.width() > 0, scalar = decay_.width() == 1;
+    if (wants_decay) {
+      decay_gradient_.passing(decay_, state, dstate_, value_dim_);
+      decay_gradient_.leaving(k_, leave_, count);
+    }
+    if (wants_decay && scalar) {
+      decay_gradient_.entering(q_, enter_);
+      decay_gradient_.pairs(scores_, dscores_, 1);
+    }
+    tile().axpy(1, enter_, dq_, count * key_dim_);
+    if (wants_decay && !scalar) decay_gradient_.entering(q_, dq_, k_, dk_, -1);
+    if (wants_decay) decay_gradient_.store(decay_, a_.dlog_decay, b_, h_, first, constant_);
     for (std::int64_t t = 0; t < count; ++t) {
       tile().axpy(diagonal[t], k_ + t * key_dim_, dq_ + t * key_dim_, key_dim_);
       tile().axpy(diagonal[t], q_ + t * key_dim_, dk_ + t * key_dim_, key_dim_);
     }
-    tile().axpy(1, enter_, dq_, count * key_dim_);
     tile().axpy(1, leave_, dk_, count * key_dim_);
     if (shift_ == 1) bonus_backward(count);
     store_tokens(dq_, a_.dq, b_, h_, first + shift_, num_readers(first, count, num_tokens_, shift_));
@@ -147,6 +140,7 @@ class HeadGradients {
     // the gradient moves to the state that enters
     decay_.decay_state(dstate_, value_dim_);
     tile().gemm(key_dim_, value_dim_, count, decay_.decay_queries(q_, q_), 1, key_dim_, dout_, value_dim_, dstate_, value_dim_, true);
+    a_.num_threads.note_progress();
   }
 
   /// What the bonus adds to dq, dk, dv of a chunk. dq of its first token belongs to the chunk before, which comes next.
@@ -168,71 +162,20 @@ class HeadGradients {
 
   /// dq of the run's first token, which reads the entering state.
   void first_reader() {
-    transpose(checkpoints_, key_dim_, value_dim_, transposed_, key_dim_);  // (Dv, Dk)
+    transpose(entering_, key_dim_, value_dim_, transposed_, key_dim_);  // (Dv, Dk)
     tile().gemm(1, key_dim_, value_dim_, dout_rows_, value_dim_, 1, transposed_, key_dim_, bonus_dq_, key_dim_, true);
     store_tokens(bonus_dq_, a_.dq, b_, h_, 0, 1);
-  }
-
-  /// dlog_decay of a chunk; dq_ and dk_ hold what comes from pairs of two tokens.
-  void decay_backward(std::int64_t first, std::int64_t count, const float* state) {
-    const std::int64_t width = decay_.width();
-    // S to X, and token i < s to X
-    std::fill_n(dsum_, width, 0.0);
-    for (std::int64_t d = 0; d < key_dim_; ++d) {
-      const std::int64_t at = width == 1 ? 0 : d;
-      dsum_[at] += std::exp(decay_.log_total()[at]) * tile().dot(state + d * value_dim_, dstate_ + d * value_dim_, value_dim_);
-    }
-    for (std::int64_t s = 0; s < count; ++s) {
-      std::copy_n(dsum_, width, dlogs_ + s * width);
-      add_dots(k_ + s * key_dim_, leave_ + s * key_dim_, 1);
-    }
-    // S to token t >= s, and the pairs of a vector gate
-    std::fill_n(dsum_, width, 0.0);
-    for (std::int64_t s = count - 1; s >= 0; --s) {
-      add_dots(q_ + s * key_dim_, enter_ + s * key_dim_, 1);
-      if (width > 1) {
-        add_dots(q_ + s * key_dim_, dq_ + s * key_dim_, 1);
-        add_dots(k_ + s * key_dim_, dk_ + s * key_dim_, -1);
-      }
-      for (std::int64_t d = 0; d < width; ++d) dlogs_[s * width + d] += dsum_[d];
-    }
-    // the pairs of a scalar gate, row by row
-    for (std::int64_t t = 0; t < count && width == 1; ++t) {
-      double sum = 0;
-      for (std::int64_t s = 1; s <= t; ++s) {
-        sum += static_cast<double>(scores_[t * chunk_tokens + s - 1]) * dscores_[t * chunk_tokens + s - 1];
-        dlogs_[s] += sum;
-      }
-    }
-    // alpha = 0 stays 0 when log alpha moves: no gradient, whatever rounding left in the sum of a vector gate
-    for (std::int64_t x = 0; x < count * width; ++x) {
-      if (decay_.logs()[x] == -std::numeric_limits<float>::infinity()) dlogs_[x] = 0;
-      if (constant_) constant_sum_ += dlogs_[x];
-      rounded_[x] = static_cast<float>(dlogs_[x]);
-    }
-    if (!constant_) store_tokens(rounded_, a_.dlog_decay, b_, h_, first, count);
-  }
-
-  /// dsum_ += sign x y, summed over d for a scalar gate.
-  void add_dots(const float* x, const float* y, float sign) {
-    if (decay_.width() == 1)
-      dsum_[0] += sign * tile().dot(x, y, key_dim_);
-    else
-      for (std::int64_t d = 0; d < key_dim_; ++d) dsum_[d] += sign * x[d] * y[d];
   }
 
   const LinearBackwardArguments& a_;
   const std::int64_t b_, h_;
   const bool constant_;
   const std::int64_t num_tokens_ = a_.q.extent(1), key_dim_ = a_.q.extent(3), value_dim_ = a_.v.extent(3);
-  const std::int64_t state_size_ = key_dim_ * value_dim_;
   const std::int64_t num_chunks_ = (num_tokens_ + chunk_tokens - 1) / chunk_tokens;
-  // States are kept at the start of each group of chunks and, for the group at hand, of each chunk: about sqrt(chunks) of both.
-  const std::int64_t group_ = std::max<std::int64_t>(64, std::llround(std::sqrt(static_cast<double>(num_chunks_))));
   Workspace workspace_;
   ChunkDecay decay_;
-  const std::int64_t shift_ = a_.bonus ? 1 : 0;  // see pack_readers
-  double constant_sum_ = 0;
+  DecayGradient decay_gradient_;
+  const std::int64_t shift_ = a_.bonus ? 1 : 0;     // see pack_readers
   double* dbonus_ = nullptr;                        // (Dk)
   float *q_rows_ = nullptr, *dout_rows_ = nullptr;  // (C + shift, Dk) (C + shift, Dv): of the tokens
   const float* bonus_ = nullptr;                    // (Dk)
@@ -242,9 +185,7 @@ class HeadGradients {
   float *v_ = nullptr, *dout_ = nullptr, *dv_ = nullptr;                                 // (C, Dv)
   float *scores_ = nullptr, *dscores_ = nullptr;                                         // (C, C)
   float *dstate_ = nullptr, *transposed_ = nullptr;                                      // (Dk, Dv), its transpose or (Dv, C)
-  float *checkpoints_ = nullptr, *states_ = nullptr;                                     // (groups, Dk, Dv) (chunks of a group, Dk, Dv)
-  float* rounded_ = nullptr;                                                             // (C, W)
-  double *dlogs_ = nullptr, *dsum_ = nullptr;                                            // (C, W) (W)
+  float* entering_ = nullptr;                                                            // (Dk, Dv)
 };
 
 }  // namespace

@@ -41,7 +41,7 @@ void linear_local(const LinearLocalArguments& a) {
     float *v = workspace.take(chunk_tokens * value_dim), *scores = workspace.take(chunk_tokens * chunk_tokens);
     float *scratch = workspace.take(key_dim), weights[chunk_tokens];
     load_state(a.state, b, h, key_dim, value_dim, state);
-    for (std::int64_t first = 0; first < tokens; first += chunk_tokens) {
+    for (std::int64_t first = 0; first < tokens; first += chunk_tokens, a.num_threads.note_progress()) {
       const std::int64_t count = std::min(chunk_tokens, tokens - first), readers = num_readers(first, count, tokens, shift);
       const bool has_state = first > 0 || a.state, has_next = first + count < tokens;
       decay.load(b, h, first, count, {.queries = has_state, .keys = has_next, .pairs = true});
@@ -96,7 +96,7 @@ void linear_enter(const LinearEnterArguments& a) {
     const auto add = [&](const float* from, std::int64_t first, std::int64_t count) {
       tile().gemm(count, value_dim, key_dim, from, key_dim, 1, state, state_row, row_at(a.out, b, first, h), a.out.stride(1), true);
     };
-    for (std::int64_t first = 0; first < tokens; first += chunk_tokens) {
+    for (std::int64_t first = 0; first < tokens; first += chunk_tokens, a.num_threads.note_progress()) {
       const std::int64_t count = std::min(chunk_tokens, tokens - first);
       decay.load(b, h, first, count, {.queries = true});
       pack_readers(a.q, b, h, first, count, shift, a.scale, rows);

@@ -69,7 +69,7 @@ void linear_summary(const LinearSummaryArguments& a) {
     float* state = workspace.take(key_dim * value_dim);  // (Dk, Dv)
     float *k = workspace.take(chunk_tokens * key_dim), *v = workspace.take(chunk_tokens * value_dim);
     std::fill_n(state, key_dim * value_dim, 0.0f);
-    for (std::int64_t first = 0; first < tokens; first += chunk_tokens) {
+    for (std::int64_t first = 0; first < tokens; first += chunk_tokens, a.num_threads.note_progress()) {
       const std::int64_t count = std::min(chunk_tokens, tokens - first);
       decay.load(b, h, first, count, {.keys = true});
       pack_rows(a.k, b, h, first, count, 1, k);
@@ -103,7 +103,8 @@ void linear_summary_backward(const LinearSummaryBackwardArguments& a) {
     float *dout_rows = workspace.take((chunk_tokens + 1) * value_dim), *dout = dout_rows + shift * value_dim;
     float* dstate = workspace.take(key_dim * value_dim);  // (Dk, Dv)
     std::fill_n(dstate, key_dim * value_dim, 0.0f);
-    for (std::int64_t first = (tokens - 1) / chunk_tokens * chunk_tokens; first >= 0 && tokens > 0; first -= chunk_tokens) {
+    for (std::int64_t first = (tokens - 1) / chunk_tokens * chunk_tokens; first >= 0 && tokens > 0;
+         first -= chunk_tokens, a.num_threads.note_progress()) {
       const std::int64_t count = std::min(chunk_tokens, tokens - first);
       decay.load(b, h, first, count, {.queries = true});
       pack_readers(a.q, b, h, first, count, shift, a.scale, q_rows);

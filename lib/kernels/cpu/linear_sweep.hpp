@@ -45,7 +45,7 @@ void sweep_back(std::int64_t num_chunks, std::int64_t state_size, Workspace& wor
 ///
 ///     dlog_decay_s = exp(g_C) rowsum(S X) + sum_(i<s) leaving_i + sum_(t>=s) entering_t + sum_(i<s<=t) pair(t, i)
 ///
-/// Each sum over d for a scalar gate. Call passing, leaving, entering, in this order, then pairs, then finish.
+/// Each sum over d for a scalar gate. Call passing, leaving, entering, in this order, then pairs, then store.
 class DecayGradient {
  public:
   DecayGradient(std::int64_t width, std::int64_t key_dim, Workspace& workspace) : width_(width), key_dim_(key_dim) {
@@ -70,12 +70,12 @@ class DecayGradient {
       add_products(x + i * key_dim_, y + i * key_dim_);
     }
   }
-  /// From S to token t: entering_t = q_t x_t + k_t y_t. x, y may contain more that a running sum from the last token shall add.
-  void entering(const float* q, const float* x, const float* k, const float* y) {
+  /// From S to token t: entering_t = q_t x_t + sign k_t y_t. x, y may contain more that a running sum from the last token shall add.
+  void entering(const float* q, const float* x, const float* k = nullptr, const float* y = nullptr, float sign = 1) {
     std::fill_n(sum_, width_, 0.0);
     for (std::int64_t t = count_ - 1; t >= 0; --t) {
       add_products(q + t * key_dim_, x + t * key_dim_);
-      add_products(k + t * key_dim_, y + t * key_dim_);
+      if (k != nullptr) add_products(k + t * key_dim_, y + t * key_dim_, sign);
       for (std::int64_t d = 0; d < width_; ++d) dlogs_[t * width_ + d] += sum_[d];
     }
   }
@@ -89,25 +89,31 @@ class DecayGradient {
       }
     }
   }
-  /// The result (C, W). alpha = 0 stays 0 when log alpha moves: no gradient there, whatever rounding left in a sum of pairs.
-  const float* finish(const float* logs) {
+  /// Writes the chunk's rows of dlog_decay, or adds them up for a constant decay. alpha = 0 stays 0 when log alpha moves: no gradient
+  /// there, whatever rounding left in a sum of pairs.
+  void store(const ChunkDecay& decay, const TensorView& dlog_decay, std::int64_t batch, std::int64_t head, std::int64_t first,
+             bool constant) {
     for (std::int64_t x = 0; x < count_ * width_; ++x) {
-      rounded_[x] = logs[x] == -std::numeric_limits<float>::infinity() ? 0.0f : static_cast<float>(dlogs_[x]);
+      if (decay.logs()[x] == -std::numeric_limits<float>::infinity()) dlogs_[x] = 0;
+      if (constant) constant_sum_ += dlogs_[x];
+      rounded_[x] = static_cast<float>(dlogs_[x]);
     }
-    return rounded_;
+    if (!constant) store_tokens(rounded_, dlog_decay, batch, head, first, count_);
   }
+  [[nodiscard]] double constant_sum() const noexcept { return constant_sum_; }
 
  private:
-  void add_products(const float* x, const float* y) {
+  void add_products(const float* x, const float* y, float sign = 1) {
     if (width_ == 1)
-      sum_[0] += tile().dot(x, y, key_dim_);
+      sum_[0] += sign * tile().dot(x, y, key_dim_);
     else
-      for (std::int64_t d = 0; d < key_dim_; ++d) sum_[d] += x[d] * y[d];
+      for (std::int64_t d = 0; d < key_dim_; ++d) sum_[d] += sign * x[d] * y[d];
   }
 
   std::int64_t width_, key_dim_, count_ = 0;
   double *dlogs_, *sum_;  // (C, W) (W)
   float* rounded_;        // (C, W)
+  double constant_sum_ = 0;
 };
 
 }  // namespace cpu::linear
