@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <thread>
 
 #include "seqccl/execute.hpp"
@@ -130,6 +131,64 @@ TEST(Progress, TheLibrarysKernelsPublish) {
                           .num_threads = {num_threads, &progress}});
     EXPECT_GT(progress, 0);
   }
+}
+
+/// True if somebody who looks from time to time sees `kernel` publish several times in one run. A busy machine may not let him look: then
+/// it runs again.
+bool publishes_on_its_way(const std::function<void(ThreadBudget)>& kernel) {
+  for (int run = 0; run < 30; ++run) {
+    std::atomic<std::int64_t> progress{0};
+    int num_times = 0;
+    {
+      const std::jthread watcher([&](const std::stop_token& over) {
+        for (std::int64_t last = 0; !over.stop_requested(); std::this_thread::yield())
+          if (const std::int64_t now = progress; now != last) last = now, ++num_times;
+      });
+      kernel({1, &progress});
+    }
+    if (num_times > 3) return true;
+  }
+  return false;
+}
+
+// One batch and one head: nothing but the loop over chunks can publish before the end.
+TEST(Progress, LinearKernelsPublishChunkByChunk) {
+  const std::int64_t tokens = 20000, dim = 32;
+  const HostTensor x = random_tensor(f32, {1, tokens, 1, dim}, 1), bonus = random_tensor(f32, {1, 1, 1, dim}, 2);
+  HostTensor beta(f32, {1, tokens, 1, 1}), scalar(f32, {1, tokens, 1, 1}), vector(f32, {1, tokens, 1, dim});
+  for (HostTensor* tensor : {&beta, &scalar, &vector}) tensor->fill(0);
+  ConstTensorView every_token = bonus.view();
+  every_token.geometry.shape[1] = tokens;
+  every_token.geometry.strides[1] = 0;
+  HostTensor dq = x, dk = x, dv = x, state(f32, {1, 1, dim, dim});
+  const auto each = [&](const char* kind, ConstTensorView decay, ConstTensorView delta, ConstTensorView with_bonus) {
+    EXPECT_TRUE(publishes_on_its_way([&](ThreadBudget threads) {
+      cpu::linear_backward({.q = x.view(),
+                            .k = x.view(),
+                            .v = x.view(),
+                            .log_decay = decay,
+                            .dout = x.view(),
+                            .dq = dq.view(),
+                            .dk = dk.view(),
+                            .dv = dv.view(),
+                            .num_threads = threads,
+                            .beta = delta,
+                            .bonus = with_bonus});
+    })) << kind
+        << " backward";
+    LinearSummaryArguments summary{.k = x.view(), .v = x.view(), .log_decay = decay, .state = state.view()};
+    if (delta) return;  // publishes from the same chunks, and wants a transition too
+    EXPECT_TRUE(publishes_on_its_way([&](ThreadBudget threads) {
+      summary.num_threads = threads;
+      cpu::linear_summary(summary);
+    })) << kind
+        << " summary";
+  };
+  each("basic", {}, {}, {});
+  each("scalar gate", std::as_const(scalar).view(), {}, {});
+  each("vector gate", std::as_const(vector).view(), {}, {});
+  each("RWKV6", std::as_const(vector).view(), {}, every_token);
+  each("delta", {}, std::as_const(beta).view(), {});
 }
 
 }  // namespace
