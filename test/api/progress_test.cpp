@@ -133,62 +133,74 @@ TEST(Progress, TheLibrarysKernelsPublish) {
   }
 }
 
-/// True if somebody who looks from time to time sees `kernel` publish several times in one run. A busy machine may not let him look: then
-/// it runs again.
-bool publishes_on_its_way(const std::function<void(ThreadBudget)>& kernel) {
-  for (int run = 0; run < 30; ++run) {
-    std::atomic<std::int64_t> progress{0};
-    int num_times = 0;
-    {
-      const std::jthread watcher([&](const std::stop_token& over) {
-        for (std::int64_t last = 0; !over.stop_requested(); std::this_thread::yield())
-          if (const std::int64_t now = progress; now != last) last = now, ++num_times;
-      });
-      kernel({1, &progress});
+/// True if somebody who looks from time to time sees `kernel`, which takes a number of tokens, publish several times in one run. A busy
+/// machine may not let him look: then it runs again, and longer.
+bool publishes_on_its_way(const std::function<void(std::int64_t, ThreadBudget)>& kernel) {
+  for (std::int64_t tokens = 20'000; tokens < 10'000'000; tokens *= 4)
+    for (int run = 0; run < 4; ++run) {
+      std::atomic<std::int64_t> progress{0};
+      std::atomic<bool> looks{false};
+      int num_times = 0;
+      {
+        const std::jthread watcher([&](const std::stop_token& over) {
+          looks = true;
+          for (std::int64_t last = 0; !over.stop_requested(); std::this_thread::yield())
+            if (const std::int64_t now = progress; now != last) last = now, ++num_times;
+        });
+        while (!looks) std::this_thread::yield();
+        kernel(tokens, {1, &progress});
+      }
+      if (num_times > 3) return true;
     }
-    if (num_times > 3) return true;
-  }
   return false;
 }
 
 // One batch and one head: nothing but the loop over chunks can publish before the end.
 TEST(Progress, LinearKernelsPublishChunkByChunk) {
-  const std::int64_t tokens = 20000, dim = 32;
-  const HostTensor x = random_tensor(f32, {1, tokens, 1, dim}, 1), bonus = random_tensor(f32, {1, 1, 1, dim}, 2);
-  HostTensor beta(f32, {1, tokens, 1, 1}), scalar(f32, {1, tokens, 1, 1}), vector(f32, {1, tokens, 1, dim});
-  for (HostTensor* tensor : {&beta, &scalar, &vector}) tensor->fill(0);
-  ConstTensorView every_token = bonus.view();
-  every_token.geometry.shape[1] = tokens;
-  every_token.geometry.strides[1] = 0;
+  const std::int64_t dim = 16;
+  // All tokens lie in the same place, so that there can be any number of them.
+  const HostTensor x = random_tensor(f32, {1, 1, 1, dim}, 1), bonus = random_tensor(f32, {1, 1, 1, dim}, 2);
   HostTensor dq = x, dk = x, dv = x, state(f32, {1, 1, dim, dim});
-  const auto each = [&](const char* kind, ConstTensorView decay, ConstTensorView delta, ConstTensorView with_bonus) {
-    EXPECT_TRUE(publishes_on_its_way([&](ThreadBudget threads) {
-      cpu::linear_backward({.q = x.view(),
-                            .k = x.view(),
-                            .v = x.view(),
-                            .log_decay = decay,
-                            .dout = x.view(),
-                            .dq = dq.view(),
-                            .dk = dk.view(),
-                            .dv = dv.view(),
-                            .num_threads = threads,
-                            .beta = delta,
-                            .bonus = with_bonus});
-    })) << kind
-        << " backward";
-    LinearSummaryArguments summary{.k = x.view(), .v = x.view(), .log_decay = decay, .state = state.view()};
-    if (delta) return;  // publishes from the same chunks, and wants a transition too
-    EXPECT_TRUE(publishes_on_its_way([&](ThreadBudget threads) {
-      summary.num_threads = threads;
-      cpu::linear_summary(summary);
-    })) << kind
-        << " summary";
+  HostTensor zeros(f32, {1, 1, 1, dim});
+  zeros.fill(0);
+  const auto repeated = [](auto view, std::int64_t tokens, std::int64_t width) {
+    view.geometry.shape[1] = tokens;
+    view.geometry.strides[1] = 0;
+    view.geometry.shape[3] = width;
+    return view;
   };
-  each("basic", {}, {}, {});
-  each("scalar gate", std::as_const(scalar).view(), {}, {});
-  each("vector gate", std::as_const(vector).view(), {}, {});
-  each("RWKV6", std::as_const(vector).view(), {}, every_token);
-  each("delta", {}, std::as_const(beta).view(), {});
+  struct Gates {
+    const char* kind;
+    std::int64_t decay, beta, bonus;  // numbers of each per token
+  };
+  for (const Gates& gates : {Gates{"basic", 0, 0, 0}, Gates{"scalar gate", 1, 0, 0}, Gates{"vector gate", dim, 0, 0},
+                             Gates{"RWKV6", dim, 0, dim}, Gates{"delta", 0, 1, 0}}) {
+    const auto zero = [&](std::int64_t tokens, std::int64_t width) {
+      return width == 0 ? ConstTensorView{} : repeated(std::as_const(zeros).view(), tokens, width);
+    };
+    EXPECT_TRUE(publishes_on_its_way([&](std::int64_t tokens, ThreadBudget threads) {
+      const ConstTensorView every_token = gates.bonus == 0 ? ConstTensorView{} : repeated(bonus.view(), tokens, dim);
+      const ConstTensorView rows = repeated(x.view(), tokens, dim);
+      cpu::linear_backward({.q = rows,
+                            .k = rows,
+                            .v = rows,
+                            .log_decay = zero(tokens, gates.decay),
+                            .dout = rows,
+                            .dq = repeated(dq.view(), tokens, dim),
+                            .dk = repeated(dk.view(), tokens, dim),
+                            .dv = repeated(dv.view(), tokens, dim),
+                            .num_threads = threads,
+                            .beta = zero(tokens, gates.beta),
+                            .bonus = every_token});
+    })) << gates.kind
+        << " backward";
+    if (gates.beta != 0) continue;  // publishes from the same chunks, and wants a transition too
+    EXPECT_TRUE(publishes_on_its_way([&](std::int64_t tokens, ThreadBudget threads) {
+      const ConstTensorView rows = repeated(x.view(), tokens, dim);
+      cpu::linear_summary({.k = rows, .v = rows, .log_decay = zero(tokens, gates.decay), .state = state.view(), .num_threads = threads});
+    })) << gates.kind
+        << " summary";
+  }
 }
 
 }  // namespace
