@@ -111,6 +111,8 @@ class Store {
 /// puts and one get, whatever the number of ranks (and one more get per MiB of result). Rank 0 returns when all have what they need, so
 /// that it may end the store at once.
 ///
+/// The store must outlive it. It counts its rounds: move it, but call one copy only.
+///
 /// `group` names the communicator; two of one job must not have the same name, nor one that was used before. `mine` is at most
 /// max_store_value_bytes - 64.
 ///

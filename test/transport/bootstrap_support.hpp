@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <thread>
@@ -46,6 +47,10 @@ class PlainSocket {
     EXPECT_EQ(::getsockname(number_, reinterpret_cast<sockaddr*>(&own), &length), 0);
     EXPECT_TRUE(!listening || ::listen(number_, 8) == 0);
     return ntohs(own.sin_port);
+  }
+  void allow_second_use() const {
+    const int yes = 1;
+    EXPECT_EQ(::setsockopt(number_, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes), 0);
   }
   /// Takes connections and says the same to all of them.
   void greet_all(const std::string& words, int num_connections) const {
@@ -98,8 +103,14 @@ class PlainSocket {
   bool connected_ = false;
 };
 
-/// A port that was free a moment ago.
-inline int free_port() { return PlainSocket().take_port(/*listening=*/false); }
+/// A free port of loopback that nobody else is given as long as this process lives: bound, but not listened at, and open to a second
+/// use, so that a store can listen there.
+inline int free_port() {
+  static std::vector<std::unique_ptr<PlainSocket>> reserved;
+  reserved.push_back(std::make_unique<PlainSocket>());
+  reserved.back()->allow_second_use();
+  return reserved.back()->take_port(/*listening=*/false);
+}
 
 inline LaunchInfo launch_of(Rank rank, int num_ranks, int port) {
   return {.rank = rank, .num_ranks = num_ranks, .address = "127.0.0.1", .port = port, .job = "test", .token = "secret", .source = "test"};

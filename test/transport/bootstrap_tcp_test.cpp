@@ -121,6 +121,17 @@ TEST(TcpStore, AFloodOfSilentClientsDelaysButDoesNotKeepOut) {
   });
 }
 
+TEST(TcpStore, PlacesThatGetFreeAllAtOnceAreGivenAway) {
+  const Watchdog dog(seconds(60));
+  const int port = free_port();
+  // One place: whenever its stranger is sent away, nobody is left whose time could wake the server.
+  const bootstrap::TcpServer server("127.0.0.1", port, bootstrap::job_key("secret", "test"),
+                                    {.max_strangers = 1, .handshake = milliseconds(150), .handshake_if_full = milliseconds(50)});
+  const PlainSocket first(port), second(port);
+  const auto store = tcp_store(launch_of(1, 2, port), long_time);
+  store->put("in the end", "");
+}
+
 TEST(TcpStore, AClientThatTakesNoAnswersDoesNotStopTheOthers) {
   expect_no_harm([](int port) {
     const auto filler = tcp_store(launch_of(1, 2, port), long_time);
@@ -225,9 +236,21 @@ TEST(TcpStore, RanksMayComeBeforeRankZero) {
   }));
 }
 
-TEST(TcpStore, NamesAndIpv6) {
+bool has_ipv6() {
+  const int number = ::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in6 own{};
+  own.sin6_family = AF_INET6;
+  own.sin6_addr = in6addr_loopback;
+  const bool has = number >= 0 && ::bind(number, reinterpret_cast<sockaddr*>(&own), sizeof own) == 0;
+  if (number >= 0) ::close(number);
+  return has;
+}
+
+TEST(TcpStore, NamesAllInterfacesAndIpv6) {
   const Watchdog dog(seconds(120));
-  for (const char* address : {"localhost", "::1"}) {
+  std::vector<std::string> addresses = {"localhost", "0.0.0.0"};
+  if (has_ipv6()) addresses.push_back("::1");
+  for (const std::string& address : addresses) {
     const int port = free_port();
     expect_no_errors(errors_of_ranks({0, 1}, [&](Rank rank) {
       LaunchInfo launch = launch_of(rank, 2, port);

@@ -65,16 +65,14 @@ class Server {
   void poll_all(bool accepting) {
     const auto now = Clock::now();
     auto next = now + std::chrono::hours(1);
-    std::size_t num_strangers = 0;
-    for (const Connection& connection : connections_) num_strangers += connection.belongs ? 0 : 1;
-    const bool full = num_strangers >= limits_.max_strangers;
-    const auto patience = full ? limits_.handshake_if_full : limits_.handshake;
+    const auto patience = num_strangers() >= limits_.max_strangers ? limits_.handshake_if_full : limits_.handshake;
     std::erase_if(connections_, [&](const Connection& connection) {
       if (connection.belongs) return false;
       if (connection.since + patience <= now) return true;
       next = std::min(next, connection.since + patience);
       return false;
     });
+    const bool full = num_strangers() >= limits_.max_strangers;  // counted again: there may be room now
     const bool paused = now < paused_until_;
     if (paused) next = std::min(next, paused_until_);
     if (!accepting) next = now + std::chrono::milliseconds(10);
@@ -91,8 +89,13 @@ class Server {
       for (pollfd& each : polled_) each.revents = 0;  // a signal, or no memory: once more
   }
 
+  [[nodiscard]] std::size_t num_strangers() const {
+    return static_cast<std::size_t>(
+        std::count_if(connections_.begin(), connections_.end(), [](const Connection& c) { return !c.belongs; }));
+  }
+
   void accept_some() {
-    for (int i = 0; i < max_accepted_at_once; ++i) {
+    for (int i = 0; i < max_accepted_at_once && num_strangers() < limits_.max_strangers; ++i) {
       File socket(accept4(listener_.number(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
       if (!socket.is_open()) {
         // No files or memory left: the listener would be ready again at once.
