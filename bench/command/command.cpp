@@ -24,6 +24,7 @@ constexpr const char* footer =
     "  seqccl explain crossovers\n"
     "  seqccl bench attention --ranks 2,4 --tokens 4k,16k\n"
     "  seqccl bench decode --ranks 4 --tokens 64k --merge all\n"
+    "  seqccl launch --ranks 4 -- ./my_program\n"
     "  seqccl COMMAND --help shows the options and examples of one command\n\n"
     "Exit codes: 0 right, 1 --check failed, 2 bad usage or input, 3 communication failed";
 
@@ -70,6 +71,7 @@ int run_subcommand(int argc, const char* const* argv, const Console& console) {
   CLI::App& draw = group(root, "draw", "Draw the lanes of all ranks over simulated time, as SVG");
   subcommands.push_back(make_draw_attention(draw));
   subcommands.push_back(make_draw_linear(draw));
+  subcommands.push_back(make_launch(root));
 
   require_known_subcommands(root, argc, argv);
   try {

@@ -21,9 +21,14 @@ class Subcommand {
  protected:
   /// Adds the subcommand `name` with --json.
   CLI::App& add_to(CLI::App& parent, const std::string& name, const std::string& description, const std::string& examples) {
+    add_without_json(parent, name, description, examples);
+    app_->add_flag("--json", json_, "The same numbers, machine readable, on stdout; nothing else is printed there");
+    return *app_;
+  }
+  /// For one that has no numbers to tell.
+  CLI::App& add_without_json(CLI::App& parent, const std::string& name, const std::string& description, const std::string& examples) {
     app_ = parent.add_subcommand(name, description);
     app_->footer("Examples:\n" + examples);
-    app_->add_flag("--json", json_, "The same numbers, machine readable, on stdout; nothing else is printed there");
     return *app_;
   }
   [[nodiscard]] bool json() const noexcept { return json_; }
@@ -33,7 +38,7 @@ class Subcommand {
   bool json_ = false;
 };
 
-// info.cpp, run_*.cpp, bench*.cpp, explain*.cpp, draw.cpp.
+// info.cpp, run_*.cpp, bench*.cpp, explain*.cpp, draw.cpp, launch.cpp.
 [[nodiscard]] std::unique_ptr<Subcommand> make_info(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_run_attention(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_run_linear(CLI::App& parent);
@@ -50,5 +55,6 @@ class Subcommand {
 [[nodiscard]] std::unique_ptr<Subcommand> make_explain_crossovers(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_draw_attention(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_draw_linear(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Subcommand> make_launch(CLI::App& parent);
 
 }  // namespace seqccl::command

@@ -4,6 +4,7 @@
 
 #include "seqccl/attention.hpp"
 #include "seqccl/balance.hpp"
+#include "seqccl/bootstrap.hpp"
 #include "seqccl/communicator.hpp"
 #include "seqccl/context_pass.hpp"
 #include "seqccl/decode.hpp"
