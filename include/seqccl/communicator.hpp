@@ -6,10 +6,12 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "seqccl/bootstrap.hpp"
 #include "seqccl/mesh.hpp"
 #include "seqccl/transport.hpp"
 #include "seqccl/work.hpp"
@@ -38,8 +40,20 @@ class Buffer {
   std::size_t num_bytes_ = 0;
 };
 
+/// Ranks as processes of one host; how they meet and wait.
+struct ProcessRanks {
+  std::chrono::nanoseconds timeout = std::chrono::minutes(10);            // Communicator::set_timeout
+  std::chrono::nanoseconds bootstrap_timeout = std::chrono::seconds(60);  // until all have arrived
+  std::string group = "world";       // of the ranks that meet: a second communicator of one job needs another name
+  int num_threads = 0;               // kernel threads per rank; 0: OMP_NUM_THREADS, else cores / ranks
+  std::optional<WaitPolicy> wait{};  // none: WaitPolicy::for_host
+};
+
 /// Communicator
 /// ============
+///
+///     Communicator comm = Communicator::from_env();      // in a process that torchrun, mpirun, srun or `seqccl launch` has started
+///     run_ranks(4, [](Communicator& comm) { ... });      // or: ranks as threads of this process
 ///
 /// One per rank; move-only. Operations of one communicator run one after the other and share its arena, which grows to the
 /// largest need and is never given back; repeated runs allocate no workspace. Must outlive the Attention ... objects made on it, and
@@ -54,6 +68,15 @@ class Buffer {
 /// After an Error other than `argument` the communicator is failed: every later call throws the first cause.
 class Communicator {
  public:
+  /// Ranks are the processes that a launcher has started on this host (bootstrap.hpp: launch_from_env); they meet at rank 0's TCP store and
+  /// share memory. @throws Error(argument) without a launcher, or if ranks are on several hosts; Error(stalled) that names the ranks
+  /// that have not come within bootstrap_timeout
+  [[nodiscard]] static Communicator from_env(const ProcessRanks& options = {});
+  /// The same over a store of your own; it is not needed afterwards.
+  [[nodiscard]] static Communicator from_store(Store& store, Rank rank, int num_ranks, const ProcessRanks& options = {});
+  /// The same over an all-gather of your own, which is called once.
+  [[nodiscard]] static Communicator from_callback(Rank rank, int num_ranks, const AllGather& all_gather, const ProcessRanks& options = {});
+
   Communicator(std::unique_ptr<Transport> transport, int ranks_on_host);
   ~Communicator();
   Communicator(Communicator&&) noexcept;
@@ -119,5 +142,17 @@ void run_ranks(int num_ranks, const std::function<void(Communicator&)>& body, co
 
 /// The same without the threads: one communicator per rank, to be used from a thread each (frameworks with their own threads).
 [[nodiscard]] std::vector<Communicator> thread_communicators(int num_ranks);
+
+/// Ranks as processes of this one
+/// ==============================
+///
+///     run_processes(4, [](Communicator& comm) { ... });    // forks 4 processes, returns when all have ended
+///
+/// For tests, benchmarks and tools: what a rank writes is seen by the caller only in memory that was shared before. A rank that throws
+/// fails the group; the first cause is thrown again here. No process outlives the call, nor the caller.
+///
+/// Forks: the caller must have no other threads that hold locks. @throws Error(dead) that names a rank whose process ended by a signal or
+/// by exit
+void run_processes(int num_ranks, const std::function<void(Communicator&)>& body, const ProcessRanks& options = {});
 
 SEQCCL_END

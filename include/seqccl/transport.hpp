@@ -41,7 +41,7 @@ struct RankStatus {
   std::atomic<std::int64_t> progress_ns{0};    // SteadyClock time of the last step begun or ended, or tile finished
   std::atomic<std::int32_t> compute_step{-1};  // index in Schedule::steps, -1: not computing
   std::atomic<std::int32_t> waiting_for{-1};   // peer that the oldest unfinished message is with, -1: not waiting
-  std::atomic<bool> left{false};               // destroyed its communicator
+  alignas(64) std::atomic<bool> left{false};   // destroyed its communicator; polled by those who wait, so it has a line of its own
 };
 
 /// Transport: one rank's end
@@ -53,15 +53,22 @@ struct RankStatus {
 ///
 ///     receiver   arm ─── credit (address, bytes, flag) ──▶ try_send ─ one copy ─ arrival ──▶ arrived        sender
 ///
+/// Small messages may go without a credit, by way of a buffer between the two: then try_send is true before the receive is armed, and a
+/// mismatch is noticed by the receiver.
+///
 /// Calls come from one thread of the rank at a time, except wake() and abort(). A flag or size that differs throws
-/// Error(mismatched) at the sender and fails the group.
+/// Error(mismatched) at the one who notices and fails the group.
 class Transport {
  public:
   virtual ~Transport() = default;
   [[nodiscard]] virtual Rank rank() const noexcept = 0;
   [[nodiscard]] virtual int num_ranks() const noexcept = 0;
 
-  /// Grants one credit for `receive`; the memory must stay untouched until arrived(). Returns the ticket to ask with.
+  /// Memory that peers may write into, at least `num_bytes` and 64-byte aligned; contents are lost when it grows. It belongs to the
+  /// transport, and is given back after the last peer can write. @throws std::bad_alloc
+  [[nodiscard]] virtual std::byte* arena(std::size_t num_bytes) = 0;
+  /// Grants one credit for `receive`, whose memory must lie in the arena unless the transport is of threads, and must stay untouched
+  /// until arrived(). Returns the ticket to ask with.
   [[nodiscard]] virtual std::uint64_t arm(const Message& receive) = 0;
   /// True once the bytes are handed over and `send.data` may change; false while there is no credit.
   [[nodiscard]] virtual bool try_send(const Message& send) = 0;

@@ -13,6 +13,7 @@
 #include <thread>
 #include <utility>
 
+#include "shm/transport.hpp"
 #include "threads/transport.hpp"
 #include "usable_cores.hpp"
 #include "work_queue.hpp"
@@ -47,7 +48,6 @@ void Buffer::Free::operator()(std::byte* memory) const noexcept { ::operator del
 // --- Communicator ---------------------------------------------------------------------------------------------------
 
 struct Communicator::State {
-  Buffer arena;  // before the transport: it dies last, so that no peer writes into freed memory
   std::unique_ptr<Transport> transport;
   std::chrono::nanoseconds timeout = std::chrono::minutes(10);
   Topology topology;
@@ -140,19 +140,40 @@ Transport& Communicator::transport() noexcept { return *state_->transport; }
 std::byte* Communicator::arena(std::size_t num_bytes) {
   state_->require_idle("Communicator");
   state_->transport->check();  // the arena of a failed communicator is not handed out again
-  if (state_->arena.num_bytes() < num_bytes) {
-    state_->arena = Buffer();  // the old one first: both together may not fit
-    try {
-      state_->arena = Buffer(num_bytes);
-    } catch (const std::bad_alloc&) {
-      // The peers have begun this operation or will: without this rank they would wait for their whole timeout.
-      const Error error(ErrorKind::local, fmt::format("rank {} of {}: no memory for an arena of {} bytes", rank(), size(), num_bytes),
-                        {rank()});
-      state_->transport->abort(error);
-      throw error;
-    }
+  try {
+    return state_->transport->arena(num_bytes);
+  } catch (const std::bad_alloc&) {
+    // The peers have begun this operation or will: without this rank they would wait for their whole timeout.
+    const Error error(ErrorKind::local, fmt::format("rank {} of {}: no memory for an arena of {} bytes", rank(), size(), num_bytes),
+                      {rank()});
+    state_->transport->abort(error);
+    throw error;
   }
-  return state_->arena.data();
+}
+
+// --- Ranks as processes ---------------------------------------------------------------------------------------------
+
+Communicator Communicator::from_callback(Rank rank, int num_ranks, const AllGather& all_gather, const ProcessRanks& options) {
+  if (!all_gather) throw Error(ErrorKind::argument, "Communicator::from_callback: all_gather is empty, want a function");
+  if (options.bootstrap_timeout.count() <= 0)
+    throw Error(ErrorKind::argument, fmt::format("Communicator::from_callback: bootstrap_timeout is {} ns, want more than 0",
+                                                 options.bootstrap_timeout.count()));
+  Communicator comm(
+      shm_transport(rank, num_ranks, all_gather, options.wait.value_or(WaitPolicy::for_host(num_ranks)), options.bootstrap_timeout),
+      num_ranks);
+  comm.set_timeout(options.timeout);
+  if (options.num_threads > 0) comm.set_num_threads(options.num_threads);
+  return comm;
+}
+
+Communicator Communicator::from_store(Store& store, Rank rank, int num_ranks, const ProcessRanks& options) {
+  return from_callback(rank, num_ranks, store_all_gather(store, rank, num_ranks, options.bootstrap_timeout, options.group), options);
+}
+
+Communicator Communicator::from_env(const ProcessRanks& options) {
+  const LaunchInfo launch = launch_from_env();
+  const auto store = tcp_store(launch, options.bootstrap_timeout);
+  return from_store(*store, launch.rank, launch.num_ranks, options);
 }
 
 // --- Ranks as threads -----------------------------------------------------------------------------------------------

@@ -84,10 +84,6 @@ int try_to_connect(const File& socket, const addrinfo& entry, Clock::time_point 
 
 }  // namespace
 
-File::~File() {
-  if (number_ >= 0) (void)::close(number_);
-}
-
 std::string place_text(const std::string& address, int port) {
   const bool colons = address.find(':') != std::string::npos;
   return fmt::format("{}{}{}:{}", colons ? "[" : "", address, colons ? "]" : "", port);

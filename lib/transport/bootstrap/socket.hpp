@@ -9,29 +9,13 @@
 #include <utility>
 #include <vector>
 
+#include "../descriptor.hpp"
 #include "seqccl/version.hpp"
 
 SEQCCL_BEGIN
 namespace bootstrap {
 
-/// An open file of the process, closed with this object. Move-only.
-class File {
- public:
-  File() = default;
-  explicit File(int number) noexcept : number_(number) {}
-  File(File&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
-  File& operator=(File&& other) noexcept {
-    std::swap(number_, other.number_);
-    return *this;
-  }
-  ~File();
-  [[nodiscard]] int number() const noexcept { return number_; }
-  [[nodiscard]] bool is_open() const noexcept { return number_ >= 0; }
-
- private:
-  int number_ = -1;
-};
-
+using File = Descriptor;
 using Clock = std::chrono::steady_clock;
 
 /// "127.0.0.1:29500", "[::1]:29500".

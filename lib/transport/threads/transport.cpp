@@ -2,41 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transport.hpp"
 
-#include <fmt/format.h>
-
 #include <cstring>
-#include <string_view>
 #include <thread>
 
+#include "../mismatch.hpp"
+#include "../relax.hpp"
 #include "group.hpp"
+#include "seqccl/communicator.hpp"
 
 SEQCCL_BEGIN
 namespace {
-
-void pause_core() noexcept {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-std::string_view take_line(std::string_view& text) {
-  const std::size_t end = text.find('\n');
-  const std::string_view line = text.substr(0, end);
-  text = end == std::string_view::npos ? std::string_view{} : text.substr(end + 1);
-  return line;
-}
-
-std::string_view first_line(std::string_view text) { return text.empty() ? "not described" : take_line(text); }
-
-std::string first_difference(std::string_view a, std::string_view b) {
-  while (!a.empty() || !b.empty()) {
-    const std::string_view line_a = take_line(a), line_b = take_line(b);
-    if (line_a != line_b) return fmt::format("first difference: \"{}\" against \"{}\"", line_a, line_b);
-  }
-  return "their descriptions are equal";
-}
 
 class ThreadTransport final : public Transport {
  public:
@@ -51,6 +26,14 @@ class ThreadTransport final : public Transport {
 
   Rank rank() const noexcept override { return rank_; }
   int num_ranks() const noexcept override { return group_->num_ranks(); }
+
+  std::byte* arena(std::size_t num_bytes) override {
+    if (arena_.num_bytes() < num_bytes) {
+      arena_ = Buffer();  // the old one first: both together may not fit
+      arena_ = Buffer(num_bytes);
+    }
+    return arena_.data();
+  }
 
   std::uint64_t arm(const Message& receive) override {
     Channel& channel = group_->channel(receive.peer, rank_, static_cast<int>(receive.lane));
@@ -89,7 +72,7 @@ class ThreadTransport final : public Transport {
     }
     if (armed.num_bytes != send.num_bytes || armed.flag != send.flag) {
       channel.copying.store(false, std::memory_order_release);
-      group_->fail(mismatch(send, armed));
+      group_->fail(mismatch_error(rank_, num_ranks(), side(rank_, send.num_bytes), side(send.peer, armed.num_bytes)));
       check();
     }
     if (send.num_bytes != 0) std::memcpy(armed.data, send.data, send.num_bytes);
@@ -118,7 +101,7 @@ class ThreadTransport final : public Transport {
 
     Doorbell& bell = group_->seat(rank_).bell;
     if (attempt == 0 || attempt < policy_.spins) {
-      pause_core();
+      relax_core();
     } else if (attempt - policy_.spins < policy_.yields || seen_bell != &bell) {
       std::this_thread::yield();
     } else {
@@ -154,16 +137,8 @@ class ThreadTransport final : public Transport {
     return seat.operation_text;
   }
 
-  Error mismatch(const Message& send, const Channel::Armed& armed) const {
-    const std::string mine = operation_text(rank_), theirs = operation_text(send.peer);
-    const auto what = send.num_bytes != armed.num_bytes
-                          ? fmt::format("sends {} bytes where rank {} expects {}", send.num_bytes, send.peer, armed.num_bytes)
-                          : fmt::format("sends a message of another operation than rank {} expects", send.peer);
-    return {ErrorKind::mismatched,
-            fmt::format("rank {} of {}: {}: rank {} is in its operation {} ({}), rank {} in its operation {} ({}); {}", rank_, num_ranks(),
-                        what, rank_, group_->seat(rank_).status.operation.load(), first_line(mine), send.peer,
-                        group_->seat(send.peer).status.operation.load(), first_line(theirs), first_difference(mine, theirs)),
-            {rank_, send.peer}};
+  [[nodiscard]] MismatchSide side(Rank rank, std::uint64_t num_bytes) const {
+    return {rank, num_bytes, group_->seat(rank).status.operation.load(), operation_text(rank)};
   }
 
   std::vector<std::uint64_t> sum_over_lanes(std::atomic<std::uint64_t> Channel::*counter) const {
@@ -180,6 +155,7 @@ class ThreadTransport final : public Transport {
   std::shared_ptr<ThreadGroup> group_;
   Rank rank_;
   WaitPolicy policy_;
+  Buffer arena_;
 };
 
 }  // namespace

@@ -1,0 +1,46 @@
+// mismatch.cpp - compares two descriptions line by line.
+// SPDX-License-Identifier: Apache-2.0
+#include "mismatch.hpp"
+
+#include <fmt/format.h>
+
+#include <string_view>
+
+SEQCCL_BEGIN
+namespace {
+
+std::string_view take_line(std::string_view& text) {
+  const std::size_t end = text.find('\n');
+  const std::string_view line = text.substr(0, end);
+  text = end == std::string_view::npos ? std::string_view{} : text.substr(end + 1);
+  return line;
+}
+
+std::string_view first_line(std::string_view text) { return text.empty() ? "not described" : take_line(text); }
+
+std::string first_difference(std::string_view a, std::string_view b) {
+  while (!a.empty() || !b.empty()) {
+    const std::string_view line_a = take_line(a), line_b = take_line(b);
+    if (line_a != line_b) return fmt::format("first difference: \"{}\" against \"{}\"", line_a, line_b);
+  }
+  return "their descriptions are equal";
+}
+
+}  // namespace
+
+Error mismatch_error(Rank noticed_by, int num_ranks, const MismatchSide& sender, const MismatchSide& receiver) {
+  const bool sends = noticed_by == sender.rank;
+  const MismatchSide &mine = sends ? sender : receiver, &theirs = sends ? receiver : sender;
+  const auto what = sender.num_bytes != receiver.num_bytes
+                        ? fmt::format("{} {} bytes where rank {} {} {}", sends ? "sends" : "expects", mine.num_bytes, theirs.rank,
+                                      sends ? "expects" : "sends", theirs.num_bytes)
+                        : fmt::format("{} a message of another operation than rank {} {}", sends ? "sends" : "expects", theirs.rank,
+                                      sends ? "expects" : "sends");
+  return {ErrorKind::mismatched,
+          fmt::format("rank {} of {}: {}: rank {} is in its operation {} ({}), rank {} in its operation {} ({}); {}", noticed_by, num_ranks,
+                      what, mine.rank, mine.operation, first_line(mine.text), theirs.rank, theirs.operation, first_line(theirs.text),
+                      first_difference(mine.text, theirs.text)),
+          {mine.rank, theirs.rank}};
+}
+
+SEQCCL_END

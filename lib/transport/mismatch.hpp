@@ -1,0 +1,21 @@
+// mismatch.hpp - the error for two ranks that are not in the same operation: who, what, and where their descriptions part.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "seqccl/error.hpp"
+
+SEQCCL_BEGIN
+
+/// One end of a message that does not fit the other's.
+struct MismatchSide {
+  Rank rank = 0;
+  std::uint64_t num_bytes = 0;  // that it sends or expects
+  std::uint64_t operation = 0;  // its how-manieth
+  std::string text;             // describes it, a line for each field
+};
+[[nodiscard]] Error mismatch_error(Rank noticed_by, int num_ranks, const MismatchSide& sender, const MismatchSide& receiver);
+
+SEQCCL_END

@@ -1,0 +1,240 @@
+// connect.cpp - unix sockets that pass descriptors; everything with a deadline.
+// SPDX-License-Identifier: Apache-2.0
+#include "connect.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <poll.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <optional>
+#include <sstream>
+#include <thread>
+
+SEQCCL_BEGIN
+namespace shm {
+namespace {
+
+/// What the two ends of a connection tell each other, with the descriptor of the segment beside it.
+struct Hello {
+  std::uint64_t magic = 0x6c63637165730003u;
+  std::uint64_t secret = 0;        // of the one who listens
+  std::uint64_t layout_bytes = 0;  // differs if the two are built differently
+  std::int32_t rank = -1, num_ranks = 0;
+};
+
+Error failed(Rank rank, const std::string& what) {
+  return {ErrorKind::local, fmt::format("shm: rank {}: {}: {}", rank, what, std::strerror(errno)), {rank}};
+}
+
+std::uint64_t random_word() {
+  std::uint64_t word = 0;
+  if (::getrandom(&word, sizeof(word), 0) != sizeof(word)) throw Error(ErrorKind::local, "shm: getrandom gave nothing");
+  return word;
+}
+
+/// Names this host and its network: sockets without a file are seen where both agree.
+std::string place_name() {
+  std::string boot;
+  std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
+  std::array<char, 128> network{};
+  const ssize_t length = ::readlink("/proc/self/ns/net", network.data(), network.size() - 1);
+  return fmt::format("{}/{}", boot.empty() ? "unknown" : boot, length > 0 ? network.data() : "unknown");
+}
+
+struct Address {
+  sockaddr_un name{};
+  socklen_t num_bytes = 0;
+  /// In the abstract namespace: gone with the socket.
+  explicit Address(const std::string& text) {
+    name.sun_family = AF_UNIX;
+    std::memcpy(name.sun_path + 1, text.data(), std::min(text.size(), sizeof(name.sun_path) - 1));
+    num_bytes = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + text.size());
+  }
+};
+
+/// Waits until the socket can be read; false at the deadline.
+bool readable(const Descriptor& socket, SteadyClock::time_point deadline) {
+  for (;;) {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - SteadyClock::now()).count() + 1;
+    pollfd waited{socket.number(), POLLIN, 0};
+    const int count = ::poll(&waited, 1, static_cast<int>(std::clamp<std::int64_t>(left, 0, 1 << 30)));
+    if (count > 0) return true;
+    if (count == 0 || errno != EINTR) return false;
+  }
+}
+
+void send_hello(Rank rank, const Descriptor& socket, const Hello& hello, const Descriptor& file) {
+  iovec data{const_cast<Hello*>(&hello), sizeof(hello)};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> space{};
+  msghdr message{};
+  message.msg_iov = &data;
+  message.msg_iovlen = 1;
+  message.msg_control = space.data();
+  message.msg_controllen = space.size();
+  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(sizeof(int));
+  const int number = file.number();
+  std::memcpy(CMSG_DATA(header), &number, sizeof(number));
+  if (::sendmsg(socket.number(), &message, MSG_NOSIGNAL) != static_cast<ssize_t>(sizeof(hello))) throw failed(rank, "sendmsg");
+}
+
+struct Received {
+  Hello hello;
+  Descriptor file;
+};
+/// Nothing if the other end says something else, or nothing until the deadline. A packet socket: all comes at once.
+std::optional<Received> receive_hello(const Descriptor& socket, SteadyClock::time_point deadline) {
+  if (!readable(socket, deadline)) return std::nullopt;
+  Received received;
+  iovec data{&received.hello, sizeof(received.hello)};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> space{};
+  msghdr message{};
+  message.msg_iov = &data;
+  message.msg_iovlen = 1;
+  message.msg_control = space.data();
+  message.msg_controllen = space.size();
+  const ssize_t count = ::recvmsg(socket.number(), &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); count >= 0 && header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    int number = -1;
+    std::memcpy(&number, CMSG_DATA(header), sizeof(number));
+    received.file = Descriptor(number);
+  }
+  if (count != static_cast<ssize_t>(sizeof(Hello)) || received.hello.magic != Hello{}.magic || !received.file.is_open())
+    return std::nullopt;
+  return received;
+}
+
+/// The process at the other end: its number here, or 0 if it is in another namespace; nothing if it is another user's.
+std::optional<int> process_of(const Descriptor& socket) {
+  ucred who{};
+  socklen_t size = sizeof(who);
+  if (::getsockopt(socket.number(), SOL_SOCKET, SO_PEERCRED, &who, &size) != 0 || who.uid != ::geteuid()) return std::nullopt;
+  return who.pid;
+}
+
+/// What a rank says of itself in the all-gather.
+struct Card {
+  std::string place, socket;
+  std::uint64_t secret = 0;
+};
+Card parse_card(Rank rank, const std::string& text) {
+  Card card;
+  std::istringstream stream(text);
+  std::string kind;
+  if (!(stream >> kind >> card.place >> card.socket >> card.secret) || kind != "shm1")
+    throw Error(ErrorKind::mismatched, fmt::format("shm: rank {} does not use the shm transport of this version", rank), {rank});
+  return card;
+}
+
+}  // namespace
+
+Meeting meet(Rank rank, int num_ranks, const AllGather& all_gather, std::chrono::nanoseconds timeout) {
+  if (num_ranks < 1 || rank < 0 || rank >= num_ranks)
+    throw Error(ErrorKind::argument, fmt::format("shm: rank is {} of {}, want 0 <= rank < number of ranks", rank, num_ranks));
+  Meeting meeting;
+  meeting.segments.resize(static_cast<std::size_t>(num_ranks));
+  Segment& own = meeting.segments[static_cast<std::size_t>(rank)] = Segment(num_ranks);
+
+  const Descriptor listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!listener.is_open()) throw failed(rank, "socket");
+  const Card mine{place_name(), fmt::format("seqccl-{:016x}{:016x}", random_word(), random_word()), random_word()};
+  const Address address(mine.socket);
+  if (::bind(listener.number(), reinterpret_cast<const sockaddr*>(&address.name), address.num_bytes) != 0) throw failed(rank, "bind");
+  if (::listen(listener.number(), std::max(num_ranks, 128)) != 0) throw failed(rank, "listen");
+
+  const std::vector<std::string> texts = all_gather(fmt::format("shm1 {} {} {}", mine.place, mine.socket, mine.secret));
+  if (static_cast<int>(texts.size()) != num_ranks)
+    throw Error(ErrorKind::argument, fmt::format("shm: all_gather gave {} texts, want {}, one of each rank", texts.size(), num_ranks));
+  std::vector<Card> cards;
+  for (Rank peer = 0; peer < num_ranks; ++peer) cards.push_back(parse_card(peer, texts[static_cast<std::size_t>(peer)]));
+  std::vector<Rank> elsewhere;
+  for (Rank peer = 0; peer < num_ranks; ++peer)
+    if (cards[static_cast<std::size_t>(peer)].place != cards[0].place) elsewhere.push_back(peer);
+  if (!elsewhere.empty())
+    throw Error(ErrorKind::argument, fmt::format("shm: ranks {} are on another host, or in another network namespace, than rank 0: the shm "
+                                                 "transport is for ranks of one host",
+                                                 fmt::join(elsewhere, ", ")));
+
+  const auto deadline = SteadyClock::now() + timeout;
+  Hello hello;
+  hello.layout_bytes = arena_offset(num_ranks) + sizeof(Control);
+  hello.rank = rank;
+  hello.num_ranks = num_ranks;
+  const auto keep = [&](Rank peer, Received received, Descriptor socket, int process) {
+    if (received.hello.layout_bytes != hello.layout_bytes)
+      throw Error(ErrorKind::mismatched, fmt::format("shm: ranks {} and {} run different builds of seqccl", rank, peer), {rank, peer});
+    meeting.segments[static_cast<std::size_t>(peer)] = Segment(std::move(received.file), num_ranks);
+    meeting.liveness.watch(peer, process, std::move(socket));
+  };
+
+  // First connect and say hello to all lower ranks, which needs nobody's answer; then answer all higher ones; then read the answers.
+  std::vector<Descriptor> lower;
+  for (Rank peer = 0; peer < rank; ++peer) {
+    const Card& card = cards[static_cast<std::size_t>(peer)];
+    Descriptor socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!socket.is_open()) throw failed(rank, "socket");
+    const Address to(card.socket);
+    int refused = 0;
+    for (;;) {
+      refused = ::connect(socket.number(), reinterpret_cast<const sockaddr*>(&to.name), to.num_bytes);
+      if (refused == 0 || (errno != EINTR && errno != EAGAIN) || SteadyClock::now() > deadline) break;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));  // others fill the queue
+    }
+    if (refused != 0) {
+      throw Error(ErrorKind::dead,
+                  fmt::format("shm: rank {} cannot reach rank {}, which was there a moment ago: {}", rank, peer, std::strerror(errno)),
+                  {peer});
+    }
+    hello.secret = card.secret;
+    send_hello(rank, socket, hello, own.file());
+    lower.push_back(std::move(socket));
+  }
+  for (int num_missing = num_ranks - 1 - rank; num_missing > 0;) {
+    if (!readable(listener, deadline)) {
+      std::vector<Rank> missing;
+      for (Rank peer = rank + 1; peer < num_ranks; ++peer)
+        if (!meeting.segments[static_cast<std::size_t>(peer)].file().is_open()) missing.push_back(peer);
+      const auto text = fmt::format("shm: rank {}: ranks {} have not connected in time", rank, fmt::join(missing, ", "));
+      throw Error(ErrorKind::stalled, text, std::move(missing));
+    }
+    Descriptor socket(::accept4(listener.number(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (!socket.is_open()) continue;
+    // A stranger may connect and say nothing: he gets a second, and is left aside.
+    const std::optional<int> process = process_of(socket);
+    std::optional<Received> received;
+    if (process) received = receive_hello(socket, std::min(deadline, SteadyClock::now() + std::chrono::seconds(1)));
+    if (!received || received->hello.secret != mine.secret) continue;
+    const Rank peer = received->hello.rank;
+    if (received->hello.num_ranks != num_ranks || peer <= rank || peer >= num_ranks ||
+        meeting.segments[static_cast<std::size_t>(peer)].file().is_open())
+      continue;
+    hello.secret = mine.secret;
+    send_hello(rank, socket, hello, own.file());
+    keep(peer, std::move(*received), std::move(socket), *process);
+    --num_missing;
+  }
+  for (Rank peer = 0; peer < rank; ++peer) {
+    Descriptor& socket = lower[static_cast<std::size_t>(peer)];
+    std::optional<Received> received = receive_hello(socket, deadline);
+    const std::optional<int> process = process_of(socket);
+    if (!received || !process || received->hello.rank != peer)
+      throw Error(ErrorKind::stalled, fmt::format("shm: rank {}: rank {} does not answer", rank, peer), {peer});
+    keep(peer, std::move(*received), std::move(socket), *process);
+  }
+  return meeting;
+}
+
+}  // namespace shm
+SEQCCL_END
