@@ -159,8 +159,7 @@ class ShmTransport final : public Transport {
     if (sleep.announced_at != this) {
       // Announced first, then polled once more, then asleep: who publishes meanwhile either is seen or rings the bell.
       sleep = {this, mine.bell.load(std::memory_order_acquire)};
-      mine.sleeping.store(1, std::memory_order_seq_cst);
-      std::atomic_thread_fence(std::memory_order_seq_cst);
+      mine.sleeping.exchange(1, std::memory_order_seq_cst);
       return;
     }
     sleep.announced_at = nullptr;
@@ -172,7 +171,10 @@ class ShmTransport final : public Transport {
     look_for_the_dead();
   }
 
-  void wake() noexcept override { ring(rank_); }
+  void wake() noexcept override {
+    // What this rank's own threads publish for each other is not stored seq_cst: the two exchanges on one word order it.
+    if (own().control().sleeping.fetch_or(0, std::memory_order_acq_rel) != 0) ring(rank_);
+  }
 
   // The first call wins; the record lies in rank 0's segment, which stays mapped when rank 0 has died.
   void abort(const Error& error) noexcept override {
@@ -196,7 +198,6 @@ class ShmTransport final : public Transport {
     own_text_ = text;
     Control& mine = own().control();
     mine.text_version.fetch_add(1, std::memory_order_acq_rel);
-    std::atomic_thread_fence(std::memory_order_release);
     const std::size_t num_chars = std::min(text.size(), sizeof(mine.text));
     std::memcpy(mine.text, text.data(), num_chars);
     mine.text_chars.store(static_cast<std::uint32_t>(num_chars), std::memory_order_relaxed);
@@ -218,11 +219,11 @@ class ShmTransport final : public Transport {
 
   // --- Bells. ---
 
-  // Whoever publishes something and then finds nobody asleep has been seen, or will be: see idle().
+  // What is published is stored seq_cst, then `sleeping` is loaded; a sleeper stores that, then loads what is published (idle). In the one
+  // order of all these either the sleeper sees what came or the ringer sees him.
   void ring(Rank rank) noexcept {
-    std::atomic_thread_fence(std::memory_order_seq_cst);
     Control& who = control(rank);
-    if (who.sleeping.load(std::memory_order_relaxed) == 0 || who.sleeping.exchange(0) == 0) return;
+    if (who.sleeping.load(std::memory_order_seq_cst) == 0 || who.sleeping.exchange(0) == 0) return;
     who.bell.fetch_add(1, std::memory_order_acq_rel);
     futex(who.bell, FUTEX_WAKE, INT_MAX);
   }
@@ -234,7 +235,7 @@ class ShmTransport final : public Transport {
 
   bool put_eager(const Message& send, Outgoing& to) {
     if (to.sent - to.seen_taken >= shm::num_slots) {
-      to.seen_taken = to.channel->taken.load(std::memory_order_acquire);
+      to.seen_taken = to.channel->taken.load(std::memory_order_seq_cst);
       if (to.sent - to.seen_taken >= shm::num_slots) return false;
     }
     shm::Slot& slot = to.channel->slots[to.sent % shm::num_slots];
@@ -253,7 +254,7 @@ class ShmTransport final : public Transport {
   bool put_direct(const Message& send, Outgoing& to) {
     shm::Slot& slot = to.channel->slots[to.sent % shm::num_slots];
     const shm::Credit& credit = to.channel->credits[to.sent % shm::num_slots];
-    if (credit.number.load(std::memory_order_acquire) != to.sent + 1) {
+    if (credit.number.load(std::memory_order_seq_cst) != to.sent + 1) {
       offer(send, slot, to);
       return false;
     }
@@ -270,16 +271,16 @@ class ShmTransport final : public Transport {
   /// A receiver that expects something small waits for the slot and gives no credit: it sees what is offered, and that it does not fit.
   void offer(const Message& send, shm::Slot& slot, Outgoing& to) {
     if (slot.offer.load(std::memory_order_relaxed) == to.sent + 1) return;
-    to.seen_taken = to.channel->taken.load(std::memory_order_acquire);
+    to.seen_taken = to.channel->taken.load(std::memory_order_seq_cst);
     if (to.sent - to.seen_taken >= shm::num_slots) return;  // the slot still holds an earlier message
     slot.flag = send.flag;
     slot.num_bytes = send.num_bytes;
-    slot.offer.store(to.sent + 1, std::memory_order_release);
+    slot.offer.store(to.sent + 1, std::memory_order_seq_cst);
     ring(send.peer);
   }
 
   void announce(shm::Slot& slot, Rank peer, Outgoing& to) {
-    slot.arrival.store(++to.sent, std::memory_order_release);
+    slot.arrival.store(++to.sent, std::memory_order_seq_cst);
     ring(peer);
   }
 
@@ -295,7 +296,7 @@ class ShmTransport final : public Transport {
       credit.offset = static_cast<std::uint64_t>(own().offset_of(armed.data, armed.num_bytes));
       credit.num_bytes = armed.num_bytes;
       credit.flag = armed.flag;
-      credit.number.store(from.granted + 1, std::memory_order_release);
+      credit.number.store(from.granted + 1, std::memory_order_seq_cst);
       published = true;
     }
     if (published) ring(peer);
@@ -307,8 +308,8 @@ class ShmTransport final : public Transport {
     while (!from.armed.empty()) {
       const shm::Slot& slot = from.channel->slots[from.taken % shm::num_slots];
       const Armed& armed = from.armed.front();
-      const bool here = slot.arrival.load(std::memory_order_acquire) == from.taken + 1;
-      if (!here && slot.offer.load(std::memory_order_acquire) != from.taken + 1) break;
+      const bool here = slot.arrival.load(std::memory_order_seq_cst) == from.taken + 1;
+      if (!here && slot.offer.load(std::memory_order_seq_cst) != from.taken + 1) break;
       if (slot.num_bytes != armed.num_bytes || slot.flag != armed.flag)
         fail(mismatch_error(rank_, num_ranks_, side(peer, slot.num_bytes), side(rank_, armed.num_bytes)));
       if (!here) break;
@@ -320,7 +321,7 @@ class ShmTransport final : public Transport {
       received_messages_[static_cast<std::size_t>(peer)].fetch_add(1, std::memory_order_relaxed);
       from.armed.pop_front();
       ++from.taken;
-      from.channel->taken.store(from.taken, std::memory_order_release);
+      from.channel->taken.store(from.taken, std::memory_order_seq_cst);
     }
     if (from.taken == before) return;
     // A sender waits for a free slot only with all of them full: half of them is early enough to wake it.
@@ -341,7 +342,7 @@ class ShmTransport final : public Transport {
   // --- Failing. ---
 
   [[nodiscard]] bool failed() noexcept {
-    return segments_.front().control().failure.state.load(std::memory_order_acquire) != Failure::none;
+    return segments_.front().control().failure.state.load(std::memory_order_seq_cst) != Failure::none;
   }
   [[noreturn]] void fail(const Error& error) {
     abort(error);
@@ -390,8 +391,7 @@ class ShmTransport final : public Transport {
     for (int attempt = 0; attempt < 100; ++attempt) {
       const std::uint32_t version = who.text_version.load(std::memory_order_acquire);
       std::string text(who.text, std::min<std::size_t>(who.text_chars.load(std::memory_order_relaxed), sizeof(who.text)));
-      std::atomic_thread_fence(std::memory_order_acquire);
-      if (version % 2 == 0 && who.text_version.load(std::memory_order_relaxed) == version) {
+      if (version % 2 == 0 && who.text_version.fetch_add(0, std::memory_order_acq_rel) == version) {
         result.text = std::move(text);
         break;
       }
