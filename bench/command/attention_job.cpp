@@ -148,7 +148,7 @@ AttentionTensors random_attention(const AttentionSpec& spec, bool backward, std:
 }
 
 AttentionResult run_attention(const AttentionTensors& tensors, const AttentionSpec& given, const RunSettings& settings, bool backward) {
-  const AttentionSpec spec = fastest_method(given);  // once, not on every rank
+  const AttentionSpec spec = fastest_method(given, settings.topology);  // once, not on every rank
   const std::int64_t N = spec.partition.num_tokens();
   const auto P = static_cast<std::size_t>(settings.num_ranks);
   AttentionResult result;

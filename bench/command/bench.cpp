@@ -83,15 +83,15 @@ class BenchLinear final : public Bench {
       for (const Scan scan : scans) {
         const LinearSpec spec = linear_.chosen(given, scan, {});
         if (const std::string why = refusal(spec); !why.empty()) {
-          add_refusal(name(scan), one, why);
+          add_refusal(linear_.label(scan), one, why);
           continue;
         }
-        console.progress(fmt::format("{}: {} ranks, {} tokens ...", name(scan), one.num_ranks, one.num_tokens));
+        console.progress(fmt::format("{}: {} ranks, {} tokens ...", linear_.label(scan), one.num_ranks, one.num_tokens));
         if (checks_ && !reference) reference.emplace(tensors, spec, false, CheckLevel::sampled);
         const LinearResult result = run_linear(tensors, spec, settings_, backward_);
         const std::optional<CheckOutcome> outcome = reference ? std::optional(reference->judge(result)) : std::nullopt;
-        add_row(name(scan), one, {"forward", &result.forward, result.forward.flops}, outcome ? &*outcome : nullptr);
-        if (backward_) add_row(name(scan), one, {"backward", &result.backward, result.backward.flops}, nullptr);
+        add_row(linear_.label(scan), one, {"forward", &result.forward, result.forward.flops}, outcome ? &*outcome : nullptr);
+        if (backward_) add_row(linear_.label(scan), one, {"backward", &result.backward, result.backward.flops}, nullptr);
       }
     }
     return show(console);

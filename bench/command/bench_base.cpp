@@ -65,6 +65,7 @@ int Bench::show(const Console& console) const {
       console.out << fmt::format("not run: {} on {} ranks, {} tokens: {}\n", one["method"].get<std::string>(), one["ranks"].get<int>(),
                                  one["tokens"].get<std::int64_t>(), one["why"].get<std::string>());
   }
+  if (results_.empty() && !refused_.empty()) throw Error(ErrorKind::argument, "nothing ran: " + refused_.front()["why"].get<std::string>());
   return all_right_ ? exit_right : exit_check_failed;
 }
 

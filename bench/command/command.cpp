@@ -52,7 +52,7 @@ int run_subcommand(int argc, const char* const* argv, const Console& console) {
   root.set_version_flag("--version", fmt::format("seqccl {}.{}.{}", SEQCCL_VERSION_MAJOR, SEQCCL_VERSION_MINOR, SEQCCL_VERSION_PATCH));
   std::vector<std::unique_ptr<Subcommand>> subcommands;
   subcommands.push_back(make_info(root));
-  CLI::App& run = group(root, "run", "Compute attention of a file of tensors on many ranks");
+  CLI::App& run = group(root, "run", "Compute a file of tensors on many ranks: softmax or linear attention, a step of decoding");
   subcommands.push_back(make_run_attention(run));
   subcommands.push_back(make_run_linear(run));
   subcommands.push_back(make_run_decode(run));
@@ -93,6 +93,10 @@ int run_command(int argc, const char* const* argv, std::ostream& out, std::ostre
   try {
     const int code = run_subcommand(argc, argv, console);
     console.progress("");
+    if (out.flush().fail()) {  // a full disk, say: what was asked for is not there
+      err << "seqccl: the output could not be written\n";
+      return exit_bad_input;
+    }
     return code;
   } catch (const Error& error) {
     console.progress("");

@@ -25,20 +25,27 @@ class ExplainAttention final : public Explain {
                "(up to 16 ranks); `seqccl explain crossovers` does so over clusters, masks and ranks.");
     add_common(app);
     shape_.add_to(app);
-    choices_.add_to(app, "automatic (the fastest in simulation)|all|");
+    choices_.add_to(app, "automatic (the fastest in simulation, both passes together)|all|");
   }
 
   int run(const Console& console) override {
     const Cluster cluster = plan_.cluster.cluster(plan_.ranks());
     const AttentionSpec spec = shape_.spec(plan_.num_tokens(), plan_.ranks());
     std::vector<std::string> names = choices_.names();
-    if (names.front() == "automatic") names = parse_choices("all");
+    const bool automatic = names.front() == "automatic";
+    if (automatic) names = parse_choices("all");
     std::vector<Planned> candidates;
     std::vector<std::string> refused;
     for (const std::string& choice : names) {
       console.progress(choice + " ...");
       try {
-        candidates.push_back(plan_attention(choices_.chosen(spec, choice, cluster.topology), choice, plan_.backward, cluster));
+        const AttentionSpec chosen = choices_.chosen(spec, choice, cluster.topology);
+        candidates.push_back(plan_attention(chosen, choice, plan_.backward, cluster));
+        if (automatic) {  // decides by both passes, as Method::automatic does
+          const MethodEntry& entry = entry_of(chosen.method);
+          candidates.back().both_s = candidates.back().simulation.seconds +
+                                     simulate(record_all(plan_.backward ? entry.forward : entry.backward, chosen), cluster).seconds;
+        }
       } catch (const Error& error) {
         if (error.kind() != ErrorKind::argument || names.size() == 1) throw;
         refused.emplace_back(error.what());

@@ -50,6 +50,7 @@ Json numbers_of(const Planned& planned) {
                        {"inner", planned.mesh->inner},
                        {"heads_outermost", planned.mesh->heads_outermost}};
   if (planned.report.ok()) numbers["simulated_s"] = planned.simulation.seconds;
+  if (planned.both_s > 0) numbers["both_passes_s"] = planned.both_s;
   numbers["ranks"] = std::move(ranks);
   return numbers;
 }
@@ -71,18 +72,21 @@ int Explain::show(const Console& console, const std::vector<Planned>& candidates
   const bool has_meshes =
       std::any_of(candidates.begin(), candidates.end(), [](const Planned& planned) { return planned.mesh.has_value(); });
   std::vector<std::string> head = {"candidate", "proven", "simulated", "received", "workspace"};
+  const bool by_both = candidates.front().both_s > 0;
+  if (by_both) head.push_back("both passes");
   if (has_meshes) head.push_back("mesh");
   Table table(head);
   Json list = Json::array();
   for (const Planned& planned : candidates) {
     all_proven = all_proven && planned.report.ok();
-    if (planned.report.ok() && (!best->report.ok() || planned.simulation.seconds < best->simulation.seconds)) best = &planned;
+    if (planned.report.ok() && (!best->report.ok() || planned.deciding_s() < best->deciding_s())) best = &planned;
     const Json numbers = numbers_of(planned);
     std::size_t workspace_bytes = 0;
     for (const Schedule& schedule : planned.schedules) workspace_bytes = std::max(workspace_bytes, schedule.workspace_bytes);
     std::vector<std::string> row = {
         planned.method, planned.report.ok() ? "yes" : "NO", planned.report.ok() ? human_seconds(planned.simulation.seconds) : "-",
         human_bytes(numbers["received_bytes"].get<double>()), human_bytes(static_cast<double>(workspace_bytes))};
+    if (by_both) row.push_back(human_seconds(planned.deciding_s()));
     if (has_meshes) row.push_back(planned.mesh ? mesh_text(*planned.mesh) : "none");
     table.add(std::move(row));
     list.push_back(numbers);

@@ -25,6 +25,7 @@ void LinearOptions::add_to(CLI::App& app, const char* words) {
 
 std::vector<Scan> LinearOptions::scans() const {
   const std::string name = resolve(scan_names(), scan);
+  if (not_causal) return {Scan::all_gather};  // without order there is nothing to scan: one all-reduce, whatever is named
   std::vector<Scan> scans;
   for (const std::string& each : name == "all" ? scan_list() : std::vector{name}) scans.push_back(scan_from_name(each));
   return scans;

@@ -21,6 +21,8 @@ struct LinearOptions {
   void add_to(CLI::App& app, const char* words);
   /// One scan, or every one for "all". @throws Error(argument)
   [[nodiscard]] std::vector<Scan> scans() const;
+  /// What tables call it.
+  [[nodiscard]] const char* label(Scan scan_of_row) const { return not_causal ? "all_reduce" : seqccl::name(scan_of_row); }
   /// `spec` as these options and the scan want it; nodes of `topology` are those of hierarchical. @throws Error(argument)
   [[nodiscard]] LinearSpec chosen(LinearSpec spec, Scan scan, const Topology& topology) const;
 };

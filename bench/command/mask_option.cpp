@@ -21,6 +21,8 @@ using nlohmann::json;
   throw Error(ErrorKind::argument, fmt::format("--mask: '{}' is not right, want {}", written.substr(0, 80), want));
 }
 
+constexpr const char* slices_form = R"([{"q": [FIRST, END], "k": [FIRST, END], "low": L, "high": H, "batch": B}, ...])";
+
 /// Reads a file of band slices; errors name the file and the index of the slice.
 class SliceFile {
  public:
@@ -30,7 +32,7 @@ class SliceFile {
     std::ifstream stream(path_);
     if (!stream) fail(std::string("cannot be opened: ") + std::strerror(errno));
     const json root = json::parse(stream, nullptr, false);
-    if (!root.is_array()) fail("is not a JSON list of slices");
+    if (!root.is_array()) fail(std::string("is not a JSON list of slices, want ") + slices_form);
     std::vector<BandSlice> slices;
     for (const json& value : root) {
       slices.push_back(slice(value));

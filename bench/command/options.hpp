@@ -16,6 +16,10 @@ namespace seqccl::command {
 
 // All throw Error(argument) that names the option, what was written and what would be right.
 
+/// For --help.
+inline constexpr const char* mask_help =
+    "full|causal|prefix:LEN|window:LEFT,RIGHT|documents:LEN,LEN,...|slices:FILE, joined by + to intersect. FILE: a JSON list of "
+    R"({"q": [FIRST, END], "k": [FIRST, END], "low": L, "high": H, "batch": B}: query i sees key j if low <= j - i <= high)";
 /// full|causal|prefix:LEN|window:LEFT,RIGHT|documents:LEN,LEN,...|slices:FILE, joined by '+' for intersections. FILE is JSON:
 /// [{"q": [first, end], "k": [first, end], "low": ..., "high": ..., "batch": ...}, ...]: keys j with low <= j - i <= high.
 [[nodiscard]] Mask parse_mask(std::string_view text);

@@ -37,7 +37,11 @@ Planned plan_attention(const AttentionSpec& spec, const std::string& name, bool 
 
 Planned plan_linear(const LinearSpec& spec, bool backward, const Cluster& cluster) {
   if (const std::string why = refusal(spec); !why.empty()) throw Error(ErrorKind::argument, fmt::format("{}: {}", name(spec.scan), why));
-  Planned planned{name(spec.scan), {}, record_all(backward ? collectives::linear_backward : collectives::linear_forward, spec), {}, {}};
+  Planned planned{spec.causal ? name(spec.scan) : "all_reduce",
+                  {},
+                  record_all(backward ? collectives::linear_backward : collectives::linear_forward, spec),
+                  {},
+                  {}};
   const Claim claim{.partition = &spec.partition,
                     .batch = spec.batch,
                     .q_heads = spec.heads,

@@ -19,6 +19,9 @@ struct Planned {
   std::vector<Schedule> schedules;  // of all ranks
   CheckReport report;
   Simulation simulation;  // only if the report is good
+  double both_s = 0;      // simulated time of both passes, where that decides; 0: this pass alone
+
+  [[nodiscard]] double deciding_s() const { return both_s > 0 ? both_s : simulation.seconds; }
 };
 
 /// What explain and draw take apart from the shape.

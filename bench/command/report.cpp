@@ -3,6 +3,7 @@
 #include "command/report.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -133,6 +134,10 @@ Json RunReport::json() const {
   Json all = {{"problem", problem_}, {"results", results_}, {"refused", refused}, {"failures", failures_}, {"notes", notes_}};
   if (checks_) all["passed"] = passed_;
   return all;
+}
+
+void RunReport::note_unused(const std::vector<std::string>& names) {
+  if (!names.empty()) note(fmt::format("not used of the input: {}", fmt::join(names, ", ")));
 }
 
 }  // namespace seqccl::command

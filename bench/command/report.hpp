@@ -33,6 +33,8 @@ class RunReport {
   void add(const std::string& method, const std::vector<Direction>& directions, const CheckOutcome* outcome);
   void refused(const std::string& method, const std::string& why) { refused_.emplace_back(method, why); }
   void note(std::string text) { notes_.push_back(std::move(text)); }
+  /// A misspelt name would otherwise be left aside without a word.
+  void note_unused(const std::vector<std::string>& names);
 
   [[nodiscard]] bool passed() const noexcept { return passed_; }
   [[nodiscard]] std::size_t num_results() const noexcept { return results_.size(); }

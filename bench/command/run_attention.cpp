@@ -4,6 +4,8 @@
 
 #include <optional>
 #include <ostream>
+#include <string>
+#include <vector>
 
 #include "command/choices.hpp"
 #include "command/command.hpp"
@@ -30,8 +32,7 @@ class RunAttention final : public Subcommand {
     CLI::App& app = add_to(parent, "attention", "Softmax attention of whole tensors, sharded over ranks", examples);
     options_.add_to(app);
     choices_.add_to(app, "automatic|all|");
-    app.add_option("--mask", mask_, "full|causal|prefix:LEN|window:LEFT,RIGHT|documents:LEN,LEN,...|slices:FILE, joined by + to intersect")
-        ->capture_default_str();
+    app.add_option("--mask", mask_, mask_help)->capture_default_str();
     app.add_option("--softcap", softcap_, "Scores become C tanh(score / C); 0: none")->capture_default_str();
     app.add_option("--trace", options_.trace, "Write what every rank did when, as Chrome trace JSON");
   }
@@ -60,6 +61,8 @@ class RunAttention final : public Subcommand {
                       {"partition", options_.partition},
                       {"transport", options_.transport}},
                      settings.num_ranks, options_.wants_check());
+    report.note_unused(unused_);
+    if (!has_dout && !options_.forward_only) report.note("no dout in the input: forward only");
     std::optional<AttentionReference> reference;
     bool is_written = false;
     for (const std::string& choice : names) {
@@ -96,7 +99,7 @@ class RunAttention final : public Subcommand {
   }
 
  private:
-  [[nodiscard]] AttentionTensors read() const {
+  [[nodiscard]] AttentionTensors read() {
     SafetensorsFile file(options_.input);
     AttentionTensors tensors;
     tensors.q = in_dtype(file.read("q"), options_.dtype);
@@ -104,6 +107,7 @@ class RunAttention final : public Subcommand {
     tensors.v = in_dtype(file.read("v"), options_.dtype);
     if (!options_.forward_only) tensors.dout = in_dtype(file.read_if_there("dout"), options_.dtype);
     tensors.sinks = convert(file.read_if_there("sinks"), f32);
+    unused_ = file.unused();
     return tensors;
   }
 
@@ -123,6 +127,7 @@ class RunAttention final : public Subcommand {
   }
 
   RunOptions options_;
+  std::vector<std::string> unused_;  // names in the input file
   ChoiceOptions choices_{"automatic"};
   std::string mask_ = "full";
   float softcap_ = 0;

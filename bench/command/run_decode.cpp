@@ -4,6 +4,8 @@
 
 #include <optional>
 #include <ostream>
+#include <string>
+#include <vector>
 
 #include "command/command.hpp"
 #include "command/decode_job.hpp"
@@ -57,6 +59,7 @@ class RunDecode final : public Subcommand {
                       {"result", decode_.result},
                       {"transport", options_.transport}},
                      settings.num_ranks, options_.wants_check());
+    report.note_unused(unused_);
     std::optional<DecodeReference> reference;
     if (options_.wants_check()) reference.emplace(tensors, step);
     bool is_written = false;
@@ -79,12 +82,15 @@ class RunDecode final : public Subcommand {
   }
 
  private:
-  [[nodiscard]] AttentionTensors read() const {
+  [[nodiscard]] AttentionTensors read() {
     SafetensorsFile file(options_.input);
+    if (file.has("sinks"))
+      throw Error(ErrorKind::argument, fmt::format("{}: it has sinks, and decode has none; want a file without", options_.input));
     AttentionTensors tensors;
     tensors.q = in_dtype(file.read("q"), options_.dtype);
     tensors.k = in_dtype(file.read("k"), options_.dtype);
     tensors.v = in_dtype(file.read("v"), options_.dtype);
+    unused_ = file.unused();
     return tensors;
   }
 
@@ -107,6 +113,7 @@ class RunDecode final : public Subcommand {
   }
 
   RunOptions options_;
+  std::vector<std::string> unused_;  // names in the input file
   DecodeOptions decode_{"automatic"};
   float softcap_ = 0;
 };

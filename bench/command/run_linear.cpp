@@ -5,6 +5,8 @@
 
 #include <optional>
 #include <ostream>
+#include <string>
+#include <vector>
 
 #include "command/command.hpp"
 #include "command/linear_options.hpp"
@@ -60,16 +62,18 @@ class RunLinear final : public Subcommand {
                       {"partition", options_.partition},
                       {"transport", options_.transport}},
                      settings.num_ranks, options_.wants_check());
+    report.note_unused(unused_);
+    if (!backward && !options_.forward_only) report.note("no dout in the input: forward only");
     std::optional<LinearReference> reference;
     bool is_written = false;
     for (const Scan scan : scans) {
       spec = linear_.chosen(spec, scan, settings.topology);
       if (const std::string why = refusal(spec); !why.empty()) {
         if (scans.size() == 1) throw Error(ErrorKind::argument, why);
-        report.refused(name(scan), why);
+        report.refused(linear_.label(scan), why);
         continue;
       }
-      console.progress(fmt::format("{} {} on {} ranks ...", name(spec.kind), name(scan), settings.num_ranks));
+      console.progress(fmt::format("{} {} on {} ranks ...", name(spec.kind), linear_.label(scan), settings.num_ranks));
       const LinearResult result = run_linear(tensors, spec, settings, backward);
       std::vector<Direction> directions = {{"forward", &result.forward, result.forward.flops}};
       if (backward) directions.push_back({"backward", &result.backward, result.backward.flops});
@@ -77,11 +81,11 @@ class RunLinear final : public Subcommand {
         console.progress("reference ...");
         if (!reference) reference.emplace(tensors, spec, backward, options_.check_level());
         const CheckOutcome outcome = reference->judge(result);
-        report.add(name(scan), directions, &outcome);
+        report.add(linear_.label(scan), directions, &outcome);
       } else {
-        report.add(name(scan), directions, nullptr);
+        report.add(linear_.label(scan), directions, nullptr);
       }
-      if (!is_written) write(result, report, name(scan));
+      if (!is_written) write(result, report, linear_.label(scan));
       is_written = true;
     }
     console.progress("");
@@ -94,7 +98,7 @@ class RunLinear final : public Subcommand {
   }
 
  private:
-  [[nodiscard]] LinearTensors read() const {
+  [[nodiscard]] LinearTensors read() {
     SafetensorsFile file(options_.input);
     LinearTensors tensors;
     tensors.q = in_dtype(file.read("q"), options_.dtype);
@@ -104,12 +108,14 @@ class RunLinear final : public Subcommand {
     tensors.state_in = convert(file.read_if_there("state_in"), f32);
     tensors.beta = convert(file.read_if_there("beta"), f32);
     tensors.bonus = convert(file.read_if_there("bonus"), f32);
-    if (options_.forward_only) return tensors;
-    tensors.dout = in_dtype(file.read_if_there("dout"), options_.dtype);
-    tensors.dstate_out = convert(file.read_if_there("dstate_out"), f32);
+    if (!options_.forward_only) {
+      tensors.dout = in_dtype(file.read_if_there("dout"), options_.dtype);
+      tensors.dstate_out = convert(file.read_if_there("dstate_out"), f32);
+    }
     if (tensors.dstate_out.present() && !tensors.dout.present())
       throw Error(ErrorKind::argument,
                   fmt::format("{}: it has dstate_out but no dout; gradients need both, zeros if one is not used", options_.input));
+    unused_ = file.unused();
     return tensors;
   }
 
@@ -126,6 +132,7 @@ class RunLinear final : public Subcommand {
   }
 
   RunOptions options_;
+  std::vector<std::string> unused_;  // names in the input file
   LinearOptions linear_{"all_gather"};
   std::string kind_;
 };

@@ -4,15 +4,26 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
+#include <utility>
+
 #include "command/options.hpp"
 #include "seqccl/error.hpp"
 
 namespace seqccl::command {
+namespace {
+
+// The shell puts "" for a variable that is not set.
+const CLI::Validator not_empty([](const std::string& text) { return text.empty() ? std::string("is empty, want a path") : std::string(); },
+                               "");
+
+}  // namespace
 
 void RunOptions::add_to(CLI::App& app, bool has_backward) {
-  app.add_option("-i,--input", input, "File of whole tensors (safetensors)")->required();
+  app.add_option("-i,--input", input, "File of whole tensors (safetensors)")->required()->check(not_empty);
   app.add_option("-o,--output", output,
-                 "File to write the results to (safetensors); replaced as a whole or not at all; written also if --check fails");
+                 "File to write the results to (safetensors); replaced as a whole or not at all; written also if --check fails")
+      ->check(not_empty);
   app.add_option("-p,--ranks", num_ranks, "Number of ranks")->capture_default_str();
   app.add_option("-x,--transport", transport, "How ranks meet: threads")->capture_default_str();
   app.add_option("--partition", partition, "contiguous|zigzag|striped|uneven:T0,T1,...")->capture_default_str();
@@ -34,6 +45,12 @@ RunSettings RunOptions::settings() const {
     throw Error(ErrorKind::argument, fmt::format("--check: '{}' is not known, want --check or --check=full", check));
   if (!(timeout_s > 0) || timeout_s > 1e9)
     throw Error(ErrorKind::argument, fmt::format("--timeout: {} is not right, want seconds above 0", timeout_s));
+  const std::pair<const char*, const std::string*> files[] = {{"--input", &input}, {"--output", &output}, {"--trace", &trace}};
+  for (const auto& [option, path] : files)
+    for (const auto& [other, other_path] : files)
+      if (option != other && !path->empty() && !other_path->empty() &&
+          std::filesystem::weakly_canonical(*path) == std::filesystem::weakly_canonical(*other_path))
+        throw Error(ErrorKind::argument, fmt::format("{}: '{}' is the file of {} too, want another one", other, *other_path, option));
   RunSettings settings;
   settings.num_ranks = static_cast<int>(num_ranks);
   settings.repeat = repeat;

@@ -181,7 +181,15 @@ const SafetensorsEntry* SafetensorsFile::find(std::string_view name) const noexc
   return nullptr;
 }
 
+std::vector<std::string> SafetensorsFile::unused() const {
+  std::vector<std::string> names;
+  for (const SafetensorsEntry& entry : header_.entries)
+    if (used_.count(entry.name) == 0) names.push_back(entry.name);
+  return names;
+}
+
 HostTensor SafetensorsFile::read(std::string_view name) {
+  used_.emplace(name);
   const Refuse refuse{path_};
   const SafetensorsEntry* entry = find(name);
   if (entry == nullptr) {

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <fstream>
+#include <functional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -47,6 +49,8 @@ class SafetensorsFile {
   [[nodiscard]] bool has(std::string_view name) const noexcept { return find(name) != nullptr; }
   /// F32, F16, BF16 and F64 in their own type. @throws Error(argument) if there is no such tensor, of another type, or the file shrank
   [[nodiscard]] HostTensor read(std::string_view name);
+  /// Names of tensors that nobody has asked for, in the file's order.
+  [[nodiscard]] std::vector<std::string> unused() const;
   /// An absent tensor instead of an error if there is none of that name.
   [[nodiscard]] HostTensor read_if_there(std::string_view name) { return has(name) ? read(name) : HostTensor{}; }
 
@@ -56,6 +60,7 @@ class SafetensorsFile {
   std::string path_;
   std::ifstream stream_;
   SafetensorsHeader header_;
+  std::set<std::string, std::less<>> used_;
 };
 
 /// Writes all tensors, in the given order, into a new file beside `path` and then renames it: `path` is either whole or untouched.

@@ -50,8 +50,7 @@ void AttentionShape::add_sizes_to(CLI::App& app) {
 
 void AttentionShape::add_to(CLI::App& app) {
   add_sizes_to(app);
-  app.add_option("--mask", mask, "full|causal|prefix:LEN|window:LEFT,RIGHT|documents:LEN,LEN,...|slices:FILE, joined by +")
-      ->capture_default_str();
+  app.add_option("--mask", mask, mask_help)->capture_default_str();
   app.add_option("--partition", partition, "contiguous|zigzag|striped|uneven:T0,T1,...")->capture_default_str();
 }
 

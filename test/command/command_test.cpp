@@ -3,6 +3,8 @@
 #include "command/command.hpp"
 
 #include <cmath>
+#include <fstream>
+#include <sstream>
 
 #include "command/support.hpp"
 #include "seqccl/attention.hpp"
@@ -214,6 +216,87 @@ TEST(Command, linear_kinds_and_scans_are_right) {
     if (!decay.empty()) {
       EXPECT_EQ(file.read("dlog_decay").shape(), decay);
     }
+  }
+}
+
+TEST(Command, gradients_that_vanish_are_right) {
+  const Folder folder;
+  const Ran ran =
+      run({"run", "attention", "-i", softmax_file(folder), "--ranks", "3", "--method", "all", "--mask", "window:0,0", "--check"});
+  EXPECT_EQ(ran.code, exit_right) << ran.out << ran.err;  // every query sees one key: dq and dk are rounding
+}
+
+TEST(Command, what_is_left_aside_is_named) {
+  const Folder folder;
+  const std::string path = folder.file("typo.safetensors");
+  const HostTensor q = random_tensor(f32, {1, 8, 2, 4}, 1), sinks = random_tensor(f32, {2}, 2);
+  write_safetensors(path, {{"q", &q}, {"k", &q}, {"v", &q}, {"d_out", &q}});
+  const Ran ran = run({"run", "attention", "-i", path, "--ranks", "2", "--method", "ring"});
+  EXPECT_EQ(ran.code, exit_right);
+  EXPECT_NE(ran.out.find("not used of the input: d_out"), std::string::npos) << ran.out;
+  EXPECT_NE(ran.out.find("no dout in the input: forward only"), std::string::npos) << ran.out;
+  write_safetensors(path, {{"q", &q}, {"k", &q}, {"v", &q}, {"sinks", &sinks}});
+  const Ran decode = run({"run", "decode", "-i", path, "--ranks", "2"});
+  EXPECT_EQ(decode.code, exit_bad_input);
+  EXPECT_NE(decode.err.find("it has sinks, and decode has none"), std::string::npos) << decode.err;
+}
+
+TEST(Command, files_are_told_apart) {
+  const Folder folder;
+  const std::string path = softmax_file(folder), other = folder.file("x");
+  const auto refused = [&](std::vector<std::string> arguments, const char* words) {
+    arguments.insert(arguments.begin(), {"run", "attention", "--ranks", "2", "--method", "ring"});
+    const Ran ran = run(arguments);
+    EXPECT_EQ(ran.code, exit_bad_input);
+    EXPECT_NE((ran.out + ran.err).find(words), std::string::npos) << ran.out << ran.err;
+  };
+  refused({"-i", path, "-o", path}, "is the file of");
+  refused({"-i", path, "-o", other, "--trace", folder.file("./x")}, "is the file of");
+  refused({"-i", path, "-o", ""}, "is empty, want a path");
+  refused({"-i", "", "-o", other}, "is empty, want a path");
+}
+
+TEST(Command, output_that_cannot_be_written_is_an_error) {
+  std::ofstream full("/dev/full");
+  if (!full) GTEST_SKIP() << "this system has no /dev/full";
+  std::ostringstream err;
+  const char* argv[] = {"seqccl", "explain", "attention", "--ranks", "2", "--tokens", "64", "--method", "ring"};
+  EXPECT_EQ(run_command(9, argv, full, err), exit_bad_input);
+  EXPECT_NE(err.str().find("could not be written"), std::string::npos) << err.str();
+}
+
+TEST(Command, bench_that_runs_nothing_is_an_error) {
+  const Ran ran = run({"bench", "linear", "--ranks", "2", "--tokens", "300", "--partition", "striped"});
+  EXPECT_EQ(ran.code, exit_bad_input);
+  EXPECT_NE(ran.err.find("nothing ran"), std::string::npos) << ran.err;
+}
+
+TEST(Command, without_order_there_is_one_scan) {
+  const Ran ran =
+      run({"explain", "linear", "--tokens", "64", "--ranks", "4", "--kind", "basic", "--not-causal", "--scan", "all", "--json"});
+  ASSERT_EQ(ran.code, exit_right) << ran.err;
+  const json all = json::parse(ran.out);
+  ASSERT_EQ(all["candidates"].size(), 1u);
+  EXPECT_EQ(all["candidates"][0]["method"], "all_reduce");
+}
+
+TEST(Command, explain_automatic_shows_what_the_library_picks) {
+  for (const char* kv_heads : {"8", "1"}) {
+    AttentionSpec spec;
+    spec.q_heads = 8;
+    spec.kv_heads = std::stoi(kv_heads);
+    spec.head_dim = 64;
+    spec.partition = Partition::zigzag(1024, 4);
+    spec.mask = Mask::causal();
+    const AttentionSpec fastest = fastest_method(spec);
+    const Ran ran = run({"explain", "attention", "--ranks", "4", "--tokens", "1k", "--q-heads", "8", "--kv-heads", kv_heads, "--head-dim",
+                         "64", "--dtype", "f32", "--mask", "causal", "--partition", "zigzag", "--json"});
+    ASSERT_EQ(ran.code, exit_right) << ran.err;
+    AttentionSpec shown = spec;
+    choose_method(shown, json::parse(ran.out)["best"].get<std::string>());
+    EXPECT_EQ(shown.method, fastest.method) << kv_heads;
+    EXPECT_EQ(shown.backward, fastest.backward) << kv_heads;
+    EXPECT_EQ(shown.mesh, fastest.mesh) << kv_heads;
   }
 }
 
