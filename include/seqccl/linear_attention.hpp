@@ -86,7 +86,7 @@ struct LinearOutputs {
   TensorView out;             // (B, T, H, Dv)
   TensorView entering_state;  // (B, R, H, Dk, Dv): the state that enters each of this rank's R segments; keep it for backward. Zero
                               // where a document begins.
-                              // causal false: left alone, backward sums the states of documents again
+                              // causal false: none may be given, backward sums the states of documents again
   TensorView state_out;       // (B, H, Dk, Dv), written on the rank that holds the last token
 };
 struct LinearOutputGradients {

@@ -156,6 +156,7 @@ void LinearAttention::backward(const LinearInputs& inputs, const LinearOutputGra
   require(who, "dq", results.dq, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.head_dim});
   require(who, "dk", results.dk, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.head_dim});
   require(who, "dv", results.dv, spec.dtype, {spec.batch, state_->tokens(), spec.heads, spec.dim_v()});
+  state_->refuse_unasked(who, "state_in", inputs.state_in, "state_in = true", spec.state_in);
   state_->refuse_unasked(who, "dstate_in", results.dstate_in, "state_in = true", spec.state_in);
   state_->refuse_unasked(who, "dstate_out", gradients.dstate_out, "state_out = true", spec.state_out);
   state_->refuse_unasked(who, "entering_state", gradients.entering_state, "causal = true", spec.causal);

@@ -67,6 +67,8 @@ std::vector<std::string> gather(SharedBoard& shared, Rank rank, int num_ranks, s
     Board::Place& place = shared.place(peer);
     std::uint32_t num_chars = 0;
     while ((num_chars = place.num_chars.load(std::memory_order_acquire)) == 0) {
+      if (shared.board().state.load() != Board::none)
+        throw Error(ErrorKind::dead, fmt::format("run_processes: rank {} has not come, as a rank has failed", peer), {peer});
       if (SteadyClock::now() > deadline) throw Error(ErrorKind::stalled, fmt::format("run_processes: rank {} has not come", peer), {peer});
       std::this_thread::sleep_for(std::chrono::microseconds(100));
     }

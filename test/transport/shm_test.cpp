@@ -2,8 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <dirent.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <barrier>
@@ -248,6 +250,45 @@ TEST(ShmProcesses, ALateRankIsWaitedFor) {
                                   }
                                 },
                                 {.timeout = 30s}));
+}
+
+TEST(ShmProcesses, ACopyInAForkedChildIsNoRank) {
+  EXPECT_NO_THROW(run_processes(2,
+                                [](Communicator& comm) {
+                                  if (comm.rank() == 1) {
+                                    const pid_t child = ::fork();
+                                    if (child == 0) {
+                                      { const Communicator copy = std::move(comm); }  // destroyed here, and not where the rank lives
+                                      ::_exit(0);
+                                    }
+                                    int status = 0;
+                                    ::waitpid(child, &status, 0);
+                                  }
+                                  EXPECT_FALSE(comm.transport().status(1).left);
+                                  AttentionSpec spec;
+                                  spec.head_dim = 8;
+                                  spec.method = Method::ring;
+                                  spec.partition = Partition::contiguous(64, comm.size());
+                                  const HostTensor x = random_tensor(f32, {1, spec.partition.tokens_on(comm.rank()), 1, 8}, 1);
+                                  HostTensor out = x, lse(f32, {1, 1, x.geometry.shape[1]});
+                                  Attention attention(comm, spec);
+                                  for (int round = 0; round < 20; ++round)
+                                    attention.forward(x.view(), x.view(), x.view(), out.view(), lse.view());
+                                },
+                                {.timeout = 30s}));
+}
+
+// Too few descriptors to meet: an error soon, not a wait for the whole bootstrap_timeout, and no endless loop.
+TEST(ShmProcesses, TooFewDescriptorsIsAnErrorSoon) {
+  rlimit limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &limit), 0);
+  const rlimit few{static_cast<rlim_t>(num_descriptors() + 4), limit.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+  const auto begin = SteadyClock::now();
+  const Error error = error_of([] { run_processes(4, [](Communicator&) {}, {.bootstrap_timeout = 5s}); });
+  EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &limit), 0);
+  EXPECT_NE(error.kind(), ErrorKind::internal) << error.what();
+  EXPECT_LT(SteadyClock::now() - begin, 20s);
 }
 
 TEST(ShmProcesses, AStrangerAtTheSocketDoesNoHarm) {

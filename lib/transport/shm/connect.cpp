@@ -26,13 +26,23 @@ namespace {
 /// What the two ends of a connection tell each other, with the descriptor of the segment beside it.
 struct Hello {
   std::uint64_t magic = 0x6c63637165730003u;
-  std::uint64_t secret = 0;        // of the one who listens
-  std::uint64_t layout_bytes = 0;  // differs if the two are built differently
+  std::uint64_t secret = 0;  // of the one who listens
+  std::uint64_t layout = 0;  // differs if the two are built differently
   std::int32_t rank = -1, num_ranks = 0;
 };
 
 Error failed(Rank rank, const std::string& what) {
   return {ErrorKind::local, fmt::format("shm: rank {}: {}: {}", rank, what, std::strerror(errno)), {rank}};
+}
+
+/// Of everything that both sides of a segment must agree on.
+std::uint64_t layout_word(int num_ranks) noexcept {
+  std::uint64_t word = 0xcbf29ce484222325u;
+  for (const std::size_t value :
+       {eager_bytes, inline_bytes, static_cast<std::size_t>(num_slots), static_cast<std::size_t>(num_lanes), sizeof(Slot), sizeof(Credit),
+        sizeof(Channel), sizeof(Failure), sizeof(Control), rooms_offset(num_ranks), arena_offset(num_ranks)})
+    word = (word ^ value) * 0x100000001b3u;
+  return word;
 }
 
 std::uint64_t random_word() {
@@ -72,21 +82,23 @@ bool readable(const Descriptor& socket, SteadyClock::time_point deadline) {
   }
 }
 
-void send_hello(Rank rank, const Descriptor& socket, const Hello& hello, const Descriptor& file) {
+void send_hello(Rank rank, Rank peer, const Descriptor& socket, const Hello& hello, const Descriptor& file) {
   iovec data{const_cast<Hello*>(&hello), sizeof(hello)};
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> space{};
   msghdr message{};
   message.msg_iov = &data;
   message.msg_iovlen = 1;
   message.msg_control = space.data();
-  message.msg_controllen = space.size();
+  message.msg_controllen = CMSG_LEN(sizeof(int));
   cmsghdr* header = CMSG_FIRSTHDR(&message);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
   header->cmsg_len = CMSG_LEN(sizeof(int));
   const int number = file.number();
   std::memcpy(CMSG_DATA(header), &number, sizeof(number));
-  if (::sendmsg(socket.number(), &message, MSG_NOSIGNAL) != static_cast<ssize_t>(sizeof(hello))) throw failed(rank, "sendmsg");
+  if (::sendmsg(socket.number(), &message, MSG_NOSIGNAL) != static_cast<ssize_t>(sizeof(hello))) {
+    throw Error(ErrorKind::dead, fmt::format("shm: rank {} cannot talk to rank {}: {}", rank, peer, std::strerror(errno)), {peer});
+  }
 }
 
 struct Received {
@@ -103,7 +115,7 @@ std::optional<Received> receive_hello(const Descriptor& socket, SteadyClock::tim
   message.msg_iov = &data;
   message.msg_iovlen = 1;
   message.msg_control = space.data();
-  message.msg_controllen = space.size();
+  message.msg_controllen = CMSG_LEN(sizeof(int));
   const ssize_t count = ::recvmsg(socket.number(), &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
   for (cmsghdr* header = CMSG_FIRSTHDR(&message); count >= 0 && header != nullptr; header = CMSG_NXTHDR(&message, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
@@ -111,6 +123,8 @@ std::optional<Received> receive_hello(const Descriptor& socket, SteadyClock::tim
     std::memcpy(&number, CMSG_DATA(header), sizeof(number));
     received.file = Descriptor(number);
   }
+  if ((message.msg_flags & MSG_CTRUNC) != 0 && count >= 0)
+    throw Error(ErrorKind::local, "shm: a peer's descriptor did not come through: this process has no free descriptor");
   if (count != static_cast<ssize_t>(sizeof(Hello)) || received.hello.magic != Hello{}.magic || !received.file.is_open())
     return std::nullopt;
   return received;
@@ -167,13 +181,19 @@ Meeting meet(Rank rank, int num_ranks, const AllGather& all_gather, std::chrono:
                                                  "transport is for ranks of one host",
                                                  fmt::join(elsewhere, ", ")));
 
+  // Those who have our segment see that we are gone if something fails from here on.
+  struct Leaves {
+    Control& control;
+    bool has_met = false;
+    ~Leaves() { control.status.left.store(!has_met, std::memory_order_seq_cst); }
+  } leaves{own.control()};
   const auto deadline = SteadyClock::now() + timeout;
   Hello hello;
-  hello.layout_bytes = arena_offset(num_ranks) + sizeof(Control);
+  hello.layout = layout_word(num_ranks);
   hello.rank = rank;
   hello.num_ranks = num_ranks;
   const auto keep = [&](Rank peer, Received received, Descriptor socket, int process) {
-    if (received.hello.layout_bytes != hello.layout_bytes)
+    if (received.hello.layout != hello.layout)
       throw Error(ErrorKind::mismatched, fmt::format("shm: ranks {} and {} run different builds of seqccl", rank, peer), {rank, peer});
     meeting.segments[static_cast<std::size_t>(peer)] = Segment(std::move(received.file), num_ranks);
     meeting.liveness.watch(peer, process, std::move(socket));
@@ -198,11 +218,11 @@ Meeting meet(Rank rank, int num_ranks, const AllGather& all_gather, std::chrono:
                   {peer});
     }
     hello.secret = card.secret;
-    send_hello(rank, socket, hello, own.file());
+    send_hello(rank, peer, socket, hello, own.file());
     lower.push_back(std::move(socket));
   }
   for (int num_missing = num_ranks - 1 - rank; num_missing > 0;) {
-    if (!readable(listener, deadline)) {
+    if (SteadyClock::now() > deadline || !readable(listener, deadline)) {
       std::vector<Rank> missing;
       for (Rank peer = rank + 1; peer < num_ranks; ++peer)
         if (!meeting.segments[static_cast<std::size_t>(peer)].file().is_open()) missing.push_back(peer);
@@ -210,7 +230,10 @@ Meeting meet(Rank rank, int num_ranks, const AllGather& all_gather, std::chrono:
       throw Error(ErrorKind::stalled, text, std::move(missing));
     }
     Descriptor socket(::accept4(listener.number(), nullptr, nullptr, SOCK_CLOEXEC));
-    if (!socket.is_open()) continue;
+    if (!socket.is_open()) {
+      if (errno == EINTR || errno == EAGAIN || errno == ECONNABORTED) continue;
+      throw failed(rank, "accept4");
+    }
     // A stranger may connect and say nothing: he gets a second, and is left aside.
     const std::optional<int> process = process_of(socket);
     std::optional<Received> received;
@@ -221,7 +244,7 @@ Meeting meet(Rank rank, int num_ranks, const AllGather& all_gather, std::chrono:
         meeting.segments[static_cast<std::size_t>(peer)].file().is_open())
       continue;
     hello.secret = mine.secret;
-    send_hello(rank, socket, hello, own.file());
+    send_hello(rank, peer, socket, hello, own.file());
     keep(peer, std::move(*received), std::move(socket), *process);
     --num_missing;
   }
@@ -233,6 +256,7 @@ Meeting meet(Rank rank, int num_ranks, const AllGather& all_gather, std::chrono:
       throw Error(ErrorKind::stalled, fmt::format("shm: rank {}: rank {} does not answer", rank, peer), {peer});
     keep(peer, std::move(*received), std::move(socket), *process);
   }
+  leaves.has_met = true;
   return meeting;
 }
 

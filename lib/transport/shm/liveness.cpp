@@ -11,6 +11,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 SEQCCL_BEGIN
 namespace shm {
@@ -19,27 +20,19 @@ Liveness::Liveness() : poll_(::epoll_create1(EPOLL_CLOEXEC)) {
   if (!poll_.is_open()) throw Error(ErrorKind::local, fmt::format("shm: epoll_create1: {}", std::strerror(errno)));
 }
 
-void Liveness::watch(Rank peer, int process, Descriptor connection) {
-  Descriptor watched(process > 0 ? static_cast<int>(::syscall(SYS_pidfd_open, process, 0)) : -1);
+void Liveness::watch(Rank rank, int process, Descriptor connection) {
+  Peer peer{rank, Descriptor(process > 0 ? static_cast<int>(::syscall(SYS_pidfd_open, process, 0)) : -1), std::move(connection)};
   epoll_event event{};
-  event.events = EPOLLIN;
-  event.data.u32 = static_cast<std::uint32_t>(peer);
-  if (!watched.is_open()) {
-    watched = std::move(connection);
-    event.events = EPOLLRDHUP;
-    ++num_sockets_;
-  }
-  if (::epoll_ctl(poll_.number(), EPOLL_CTL_ADD, watched.number(), &event) != 0)
-    throw Error(ErrorKind::local, fmt::format("shm: cannot watch rank {}: {}", peer, std::strerror(errno)));
-  peers_.emplace_back(peer, std::move(watched));
+  event.events = peer.process.is_open() ? EPOLLIN : EPOLLRDHUP;
+  event.data.u32 = static_cast<std::uint32_t>(rank);
+  if (::epoll_ctl(poll_.number(), EPOLL_CTL_ADD, peer.watched(), &event) != 0)
+    throw Error(ErrorKind::local, fmt::format("shm: cannot watch rank {}: {}", rank, std::strerror(errno)));
+  peers_.push_back(std::move(peer));
 }
 
-void Liveness::forget(Rank peer) {
-  std::erase_if(peers_, [&](const auto& each) {
-    if (each.first != peer) return false;
-    ::epoll_ctl(poll_.number(), EPOLL_CTL_DEL, each.second.number(), nullptr);
-    return true;
-  });
+void Liveness::forget(Rank rank) {
+  for (const Peer& peer : peers_)
+    if (peer.rank == rank) ::epoll_ctl(poll_.number(), EPOLL_CTL_DEL, peer.watched(), nullptr);
 }
 
 std::vector<Rank> Liveness::ended() const {
@@ -49,10 +42,6 @@ std::vector<Rank> Liveness::ended() const {
   for (int i = 0; i < count; ++i) ranks.push_back(static_cast<Rank>(events[static_cast<std::size_t>(i)].data.u32));
   std::sort(ranks.begin(), ranks.end());
   return ranks;
-}
-
-std::string Liveness::describe() const {
-  return num_sockets_ == 0 ? "pidfd" : num_sockets_ == static_cast<int>(peers_.size()) ? "socket" : "pidfd and socket";
 }
 
 }  // namespace shm

@@ -2,9 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <chrono>
-#include <string>
-#include <utility>
 #include <vector>
 
 #include "segment.hpp"
@@ -13,21 +10,25 @@ SEQCCL_BEGIN
 namespace shm {
 
 /// A descriptor per peer that becomes readable when its process ends: a pidfd where the system has them, else the socket that the two
-/// have met on.
+/// have met on. That is kept open in any case: the other end may have nothing else to look at.
 class Liveness {
  public:
   Liveness();
-  /// `process`: of the peer as this process sees it, 0 if it does not. `connection` is closed unless it is needed.
+  /// `process`: of the peer as this process sees it, 0 if it does not.
   void watch(Rank peer, int process, Descriptor connection);
   void forget(Rank peer);
   /// Peers whose process has ended. Costs one system call.
   [[nodiscard]] std::vector<Rank> ended() const;
-  [[nodiscard]] std::string describe() const;
 
  private:
+  struct Peer {
+    Rank rank;
+    Descriptor process;  // not open: the connection is watched
+    Descriptor connection;
+    [[nodiscard]] int watched() const noexcept { return (process.is_open() ? process : connection).number(); }
+  };
   Descriptor poll_;
-  std::vector<std::pair<Rank, Descriptor>> peers_;
-  int num_sockets_ = 0;
+  std::vector<Peer> peers_;
 };
 
 }  // namespace shm

@@ -99,6 +99,7 @@ class ShmTransport final : public Transport {
   }
 
   ~ShmTransport() override {
+    if (::getpid() != process_) return;  // a copy in a forked child: the rank lives on in its own process
     own().control().status.left.store(true, std::memory_order_seq_cst);
     ring_all();
   }
@@ -178,6 +179,7 @@ class ShmTransport final : public Transport {
 
   // The first call wins; the record lies in rank 0's segment, which stays mapped when rank 0 has died.
   void abort(const Error& error) noexcept override {
+    if (::getpid() != process_) return;
     Failure& failure = segments_.front().control().failure;
     std::uint32_t none = Failure::none;
     if (!failure.state.compare_exchange_strong(none, Failure::being_written)) return;
@@ -324,8 +326,7 @@ class ShmTransport final : public Transport {
       from.channel->taken.store(from.taken, std::memory_order_seq_cst);
     }
     if (from.taken == before) return;
-    // A sender waits for a free slot only with all of them full: half of them is early enough to wake it.
-    if (from.taken / (shm::num_slots / 2) != before / (shm::num_slots / 2)) ring(peer);
+    ring(peer);  // he may wait for a free slot
     grant(peer, from);
   }
 
@@ -355,8 +356,9 @@ class ShmTransport final : public Transport {
       if (SteadyClock::now() > deadline) {
         const Rank writer = failure.writer.load();
         throw Error(ErrorKind::dead,
-                    fmt::format("rank {} of {}: the group failed, and rank {} ended before it said why", rank_, num_ranks_, writer),
-                    {writer});
+                    fmt::format("rank {} of {}: the group failed, and {} ended before it said why", rank_, num_ranks_,
+                                writer < 0 ? "a rank" : fmt::format("rank {}", writer)),
+                    writer < 0 ? std::vector<Rank>{} : std::vector<Rank>{writer});
       }
       std::this_thread::yield();
     }
@@ -411,6 +413,7 @@ class ShmTransport final : public Transport {
   std::vector<Segment> segments_;
   shm::Liveness liveness_;
   WaitPolicy policy_;
+  pid_t process_ = ::getpid();
   std::vector<Incoming> incoming_;
   std::vector<Outgoing> outgoing_;
   std::vector<std::pair<Rank, int>> crowded_;  // channels to this rank with is_crowded
