@@ -5,6 +5,7 @@
 #include "command/bench_base.hpp"
 #include "command/choices.hpp"
 #include "command/linear_options.hpp"
+#include "command/number_option.hpp"
 #include "command/shape_options.hpp"
 
 namespace seqccl::command {
@@ -20,12 +21,13 @@ class BenchAttention final : public Bench {
     add_common(app);
     shape_.add_to(app);
     choices_.add_to(app, "all|");
-    app.add_option("--ranks-per-node", ranks_per_node_, "M ranks share a node, for methods that look at nodes (default: one node)")
-        ->check(CLI::Range(1, 1024));
+    add_count(app, "--ranks-per-node", ranks_per_node_, "M ranks share a node, for methods that look at nodes (default: one node)", 1,
+              max_ranks);
   }
 
   int run(const Console& console) override {
     const std::vector<std::string> names = choices_.names();
+    note_ = choices_.note(shape_.kv_heads);
     for (const Case& one : cases()) {
       const AttentionSpec spec = shape_.spec(one.num_tokens, one.num_ranks);
       settings_.num_ranks = one.num_ranks;
@@ -52,7 +54,10 @@ class BenchAttention final : public Bench {
 
  private:
   [[nodiscard]] Topology topology(int num_ranks) const {
-    if (ranks_per_node_ == 0 || num_ranks % ranks_per_node_ != 0 || num_ranks == ranks_per_node_) return {};
+    if (ranks_per_node_ == 0 || num_ranks == ranks_per_node_) return {};
+    if (num_ranks % ranks_per_node_ != 0)
+      throw Error(ErrorKind::argument,
+                  fmt::format("--ranks-per-node: {} is not right, want a divisor of {} ranks", ranks_per_node_, num_ranks));
     return Topology::nodes(num_ranks / ranks_per_node_, ranks_per_node_);
   }
 
@@ -70,7 +75,7 @@ class BenchLinear final : public Bench {
                            "  seqccl bench linear --ranks 8 --tokens 64k --scan lasp2 --backward --json");
     add_common(app);
     shape_.add_to(app);
-    linear_.add_to(app, "all|");
+    linear_.add_to(app, "all|", "a natural number");
   }
 
   int run(const Console& console) override {

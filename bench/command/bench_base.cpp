@@ -7,6 +7,7 @@
 #include <ostream>
 
 #include "command/command.hpp"
+#include "command/number_option.hpp"
 #include "command/options.hpp"
 #include "seqccl/explain.hpp"
 
@@ -16,9 +17,9 @@ void Bench::add_common(CLI::App& app, bool has_backward) {
   app.add_option("-p,--ranks", ranks_, "Numbers of ranks, with commas")->capture_default_str();
   app.add_option("-n,--tokens", tokens_, "Numbers of tokens, with commas; k, m mean 2^10, 2^20")->capture_default_str();
   app.add_option("-x,--transport", transport_, "threads")->capture_default_str();
-  app.add_option("--repeat", settings_.repeat, "Timed runs")->capture_default_str()->check(CLI::Range(1, 1000000));
-  app.add_option("--warmup", settings_.warmup, "Runs before the timed ones")->capture_default_str()->check(CLI::Range(0, 1000000));
-  app.add_option("--threads", settings_.num_threads, "Kernel threads per rank (default: cores / ranks)")->check(CLI::Range(1, 4096));
+  add_count(app, "--repeat", settings_.repeat, "Timed runs", 1, 1000000);
+  add_count(app, "--warmup", settings_.warmup, "Runs before the timed ones", 0, 1000000);
+  add_count(app, "--threads", settings_.num_threads, "Kernel threads per rank (default: cores / ranks)", 1, 4096);
   if (has_backward) app.add_flag("--backward", backward_, "Time the backward pass too");
   app.add_flag("!--no-check", checks_, "Leave out the sampled check (#wrong)");
 }
@@ -58,12 +59,13 @@ void Bench::add_refusal(const std::string& method, const Case& one, const std::s
 int Bench::show(const Console& console) const {
   console.progress("");
   if (json()) {
-    console.out << Json{{"results", results_}, {"refused", refused_}}.dump(1) << '\n';
+    console.out << Json{{"results", results_}, {"refused", refused_}, {"note", note_}}.dump(1) << '\n';
   } else {
     console.out << table_.text();
     for (const Json& one : refused_)
       console.out << fmt::format("not run: {} on {} ranks, {} tokens: {}\n", one["method"].get<std::string>(), one["ranks"].get<int>(),
                                  one["tokens"].get<std::int64_t>(), one["why"].get<std::string>());
+    if (!note_.empty()) console.out << note_ << '\n';
   }
   if (results_.empty() && !refused_.empty()) throw Error(ErrorKind::argument, "nothing ran: " + refused_.front()["why"].get<std::string>());
   return all_right_ ? exit_right : exit_check_failed;

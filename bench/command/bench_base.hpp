@@ -27,6 +27,7 @@ class Bench : public Subcommand {
   [[nodiscard]] int show(const Console& console) const;
 
   std::string ranks_ = "2,4", tokens_ = "2k,8k", transport_ = "threads";
+  std::string note_;  // shown below the table
   RunSettings settings_ = [] {
     RunSettings settings;
     settings.warmup = 1;

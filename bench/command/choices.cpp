@@ -8,24 +8,12 @@
 #include <algorithm>
 
 #include "command/names.hpp"
+#include "command/number_option.hpp"
 #include "command/options.hpp"
+#include "command/refusal.hpp"
 
 namespace seqccl::command {
 namespace {
-
-/// Fields of specs that an option sets; '_' becomes '-'.
-constexpr Alias field_options[] = {{"backward", "--burst"},
-                                   {"mesh", "--mesh"},
-                                   {"head_groups", "--head-groups"},
-                                   {"partials_in_dtype", "--partials-in-dtype"},
-                                   {"partition", "--partition"},
-                                   {"scale", "--scale"},
-                                   {"softcap", "--softcap"},
-                                   {"dtype", "--dtype"},
-                                   {"column_blocks", "--column-blocks"},
-                                   {"ranks_per_node", "--ranks-per-node"},
-                                   {"documents", "--documents"},
-                                   {"causal", "--not-causal"}};
 
 /// "0 1 | 2 3": one group per value of `group_of`, in order of rank.
 template <class GroupOf>
@@ -53,9 +41,7 @@ void ChoiceOptions::add_to(CLI::App& app, const char* words) {
       ->capture_default_str();
   app.add_option("--mesh", mesh, "heads:U,outer:O,inner:I[,heads_outermost]: swap heads in groups of U, rings of I ranks, O of them");
   app.add_flag("--burst", burst, "Backward pass in which queries travel, not keys (ring, bidirectional_ring)");
-  app.add_option("--head-groups", head_groups, "Work in so many groups of heads: one travels while another is attended to")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 20));
+  add_count(app, "--head-groups", head_groups, "Work in so many groups of heads: one travels while another is attended to", 1, 1 << 20);
   app.add_flag("--partials-in-dtype", partials_in_dtype, "Partial results travel in --dtype, not in f32 (token_ring, balanced_helper)");
 }
 
@@ -68,6 +54,12 @@ AttentionSpec ChoiceOptions::chosen(AttentionSpec spec, const std::string& name,
   return spec;
 }
 
+std::string ChoiceOptions::note(std::int64_t kv_heads) const {
+  if (head_groups <= kv_heads) return {};
+  return fmt::format("--head-groups: {} is more than the {} key head{}: there are that many groups at most", head_groups, kv_heads,
+                     kv_heads == 1 ? "" : "s");
+}
+
 std::string published_name(const AttentionSpec& given, const AttentionSpec& chosen, const Topology& topology) {
   for (const std::string& name : method_names()) {
     AttentionSpec named = given;
@@ -78,22 +70,7 @@ std::string published_name(const AttentionSpec& given, const AttentionSpec& chos
 }
 
 std::string refusal(const AttentionSpec& spec) {
-  try {
-    validate(spec, spec.partition.num_ranks());
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::argument) throw;
-    return with_option(error.what());
-  }
-  return {};
-}
-
-std::string with_option(std::string_view what) {
-  const std::size_t colon = what.find("Spec: ");
-  if (colon == std::string_view::npos) return std::string(what);
-  const std::string_view rest = what.substr(colon + 6), field = rest.substr(0, rest.find(' '));
-  for (const Alias& known : field_options)
-    if (field == known.word) return fmt::format("{}: {}", known.means, rest);
-  return std::string(rest);
+  return refusal_of([&] { validate(spec, spec.partition.num_ranks()); });
 }
 
 std::string mesh_text(const Mesh& mesh) {

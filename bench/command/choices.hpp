@@ -27,6 +27,8 @@ struct ChoiceOptions {
   [[nodiscard]] std::vector<std::string> names() const { return parse_choices(method); }
   /// `spec` (with its partition) as these options and the named method want it. @throws Error(argument) if --mesh cannot be read
   [[nodiscard]] AttentionSpec chosen(AttentionSpec spec, const std::string& name, const Topology& topology) const;
+  /// What is not quite as asked for with so many key heads; empty if nothing.
+  [[nodiscard]] std::string note(std::int64_t kv_heads) const;
 };
 
 /// The published name by which `given` becomes `chosen`: what Method::automatic came to.
@@ -34,9 +36,6 @@ struct ChoiceOptions {
 
 /// Why the library refuses this problem, beginning with the option to change; empty if it does not.
 [[nodiscard]] std::string refusal(const AttentionSpec& spec);
-
-/// "AttentionSpec: head_groups is 3, ..." as "--head-groups: head_groups is 3, ...".
-[[nodiscard]] std::string with_option(std::string_view what);
 
 /// "heads 2 x outer 1 x inner 2".
 [[nodiscard]] std::string mesh_text(const Mesh& mesh);

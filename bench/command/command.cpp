@@ -10,8 +10,8 @@
 #include <new>
 #include <vector>
 
-#include "command/names.hpp"
 #include "command/subcommand.hpp"
+#include "command/usage.hpp"
 #include "seqccl/version.hpp"
 
 namespace seqccl::command {
@@ -32,17 +32,6 @@ CLI::App& group(CLI::App& root, const char* name, const char* description) {
   CLI::App& app = *root.add_subcommand(name, description);
   app.require_subcommand(1);
   return app;
-}
-
-/// A misspelt subcommand is answered with the ones there are; CLI11 would only say that one is required.
-void require_known_subcommands(CLI::App& root, int argc, const char* const* argv) {
-  CLI::App* app = &root;
-  for (int i = 1; i < argc && argv[i][0] != '-'; ++i) {
-    Vocabulary words{"seqccl", {}, {}, {}};
-    for (const CLI::App* known : app->get_subcommands([](const CLI::App*) { return true; })) words.known.push_back(known->get_name());
-    if (words.known.empty()) return;
-    app = app->get_subcommand(resolve(words, argv[i]));
-  }
 }
 
 int run_subcommand(int argc, const char* const* argv, const Console& console) {
@@ -73,11 +62,15 @@ int run_subcommand(int argc, const char* const* argv, const Console& console) {
   subcommands.push_back(make_draw_linear(draw));
   subcommands.push_back(make_launch(root));
 
-  require_known_subcommands(root, argc, argv);
+  refuse_empty_values(root);
+  const CLI::App& asked = asked_subcommand(root, argc, argv);
   try {
     root.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return root.exit(error, console.out, console.err) == 0 ? exit_right : exit_bad_input;
+    if (error.get_exit_code() != static_cast<int>(CLI::ExitCodes::Success))
+      throw Error(ErrorKind::argument, usage_text(root, asked, error));
+    root.exit(error, console.out, console.err);  // --help, --version
+    return exit_right;
   }
   for (const auto& subcommand : subcommands)
     if (subcommand->asked_for()) return subcommand->run(console);

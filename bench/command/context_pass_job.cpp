@@ -8,8 +8,9 @@
 #include <numeric>
 #include <random>
 
-#include "command/choices.hpp"
+#include "command/number_option.hpp"
 #include "command/options.hpp"
+#include "command/refusal.hpp"
 #include "seqccl/kernels.hpp"
 
 namespace seqccl::command {
@@ -46,10 +47,9 @@ std::vector<std::int64_t> tokens_before(const ContextPassSpec& spec, const Selec
 }  // namespace
 
 void ContextPassOptions::add_to(CLI::App& app) {
-  const CLI::Range range(std::int64_t{0}, std::int64_t{1} << 40);
-  app.add_option("--anchor", anchor, "A: first tokens of the sequence that every later rank has too (default: an eighth of a run)")
-      ->check(range);
-  app.add_option("--passed", passed, "S: keys that a rank selects for later ranks (default: an eighth of its run)")->check(range);
+  add_count(app, "--anchor", anchor, "A: first tokens of the sequence that every later rank has too (default: an eighth of a run)", 0,
+            max_size);
+  add_count(app, "--passed", passed, "S: keys that a rank selects for later ranks (default: an eighth of its run)", 0, max_size);
 }
 
 ContextPassSpec ContextPassOptions::spec(const AttentionSpec& sizes, const Partition& partition) const {
@@ -179,13 +179,7 @@ Partition parse_runs(const std::string& text, std::int64_t num_tokens, int num_r
 }
 
 std::string refusal(const ContextPassSpec& spec) {
-  try {
-    validate(spec, spec.num_ranks());
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::argument) throw;
-    return with_option(error.what());
-  }
-  return {};
+  return refusal_of([&] { validate(spec, spec.num_ranks()); });
 }
 
 }  // namespace seqccl::command

@@ -3,21 +3,19 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "command/choices.hpp"
 #include "command/decode_job.hpp"
 #include "command/names.hpp"
+#include "command/number_option.hpp"
+#include "command/refusal.hpp"
 
 namespace seqccl::command {
 
 void DecodeOptions::add_to(CLI::App& app) {
   app.add_option("--merge", merge, fmt::format("How partial results meet: {}", fmt::join(merge_names().known, "|")))->capture_default_str();
   app.add_option("--result", result, "everywhere: all heads on every rank|by_heads: a rank's share of the heads")->capture_default_str();
-  app.add_option("--new-tokens", new_tokens, "Tq: the last tokens, which are new")->capture_default_str()->check(CLI::Range(1, 1 << 20));
-  app.add_option("--run-tokens", run_tokens, "New tokens go round the ranks in runs of so many")
-      ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40));
-  app.add_option("--page-tokens", page_tokens, "The caches lie in shuffled pages of so many tokens (default: in one block)")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30));
+  add_count(app, "--new-tokens", new_tokens, "Tq: the last tokens, which are new", 1, 1 << 20);
+  add_count(app, "--run-tokens", run_tokens, "New tokens go round the ranks in runs of so many", 1, max_size);
+  add_count(app, "--page-tokens", page_tokens, "The caches lie in shuffled pages of so many tokens (default: in one block)", 1, 1 << 30);
 }
 
 std::vector<DecodeMerge> DecodeOptions::merges() const {
@@ -47,13 +45,7 @@ DecodeSpec DecodeOptions::spec(const AttentionSpec& sizes, std::int64_t num_toke
 }
 
 std::string refusal(const DecodeSpec& spec, int num_ranks) {
-  try {
-    validate(spec, num_ranks);
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::argument) throw;
-    return with_option(error.what());
-  }
-  return {};
+  return refusal_of([&] { validate(spec, num_ranks); });
 }
 
 }  // namespace seqccl::command

@@ -71,8 +71,8 @@ class DrawAttention final : public Draw {
     const std::vector<std::string> names = choices_.names();
     if (names.size() != 1 || names.front() == "automatic")
       throw Error(ErrorKind::argument, fmt::format("--method: '{}' is not right, want one method to draw", choices_.method));
-    const Cluster cluster = plan_.cluster.cluster(plan_.ranks());
-    const AttentionSpec spec = choices_.chosen(shape_.spec(plan_.num_tokens(), plan_.ranks()), names.front(), cluster.topology);
+    const Cluster cluster = plan_.cluster.cluster(plan_.num_ranks);
+    const AttentionSpec spec = choices_.chosen(shape_.spec(plan_.num_tokens, plan_.num_ranks), names.front(), cluster.topology);
     return show(console, plan_attention(spec, names.front(), plan_.backward, cluster));
   }
 
@@ -95,8 +95,8 @@ class DrawLinear final : public Draw {
   int run(const Console& console) override {
     const std::vector<Scan> scans = linear_.scans();
     if (scans.size() != 1) throw Error(ErrorKind::argument, fmt::format("--scan: '{}' is not right, want one scan to draw", linear_.scan));
-    const Cluster cluster = plan_.cluster.cluster(plan_.ranks());
-    const LinearSpec spec = linear_.chosen(shape_.spec(plan_.num_tokens(), plan_.ranks()), scans.front(), cluster.topology);
+    const Cluster cluster = plan_.cluster.cluster(plan_.num_ranks);
+    const LinearSpec spec = linear_.chosen(shape_.spec(plan_.num_tokens, plan_.num_ranks), scans.front(), cluster.topology);
     return show(console, plan_linear(spec, plan_.backward, cluster));
   }
 

@@ -29,15 +29,17 @@ class ExplainAttention final : public Explain {
   }
 
   int run(const Console& console) override {
-    const Cluster cluster = plan_.cluster.cluster(plan_.ranks());
-    const AttentionSpec spec = shape_.spec(plan_.num_tokens(), plan_.ranks());
+    const Cluster cluster = plan_.cluster.cluster(plan_.num_ranks);
+    const AttentionSpec spec = shape_.spec(plan_.num_tokens, plan_.num_ranks);
     std::vector<std::string> names = choices_.names();
     const bool automatic = names.front() == "automatic";
     if (automatic) names = parse_choices("all");
+    note_ = choices_.note(spec.num_kv_heads());
     std::vector<Planned> candidates;
-    std::vector<std::string> refused;
+    std::vector<Refused> refused;
     for (const std::string& choice : names) {
-      console.progress(choice + " ...");
+      console.progress(fmt::format("{}: {} ranks, {} of {} methods are done ...", choice, plan_.num_ranks,
+                                   candidates.size() + refused.size(), names.size()));
       try {
         const AttentionSpec chosen = choices_.chosen(spec, choice, cluster.topology);
         candidates.push_back(plan_attention(chosen, choice, plan_.backward, cluster));
@@ -48,10 +50,10 @@ class ExplainAttention final : public Explain {
         }
       } catch (const Error& error) {
         if (error.kind() != ErrorKind::argument || names.size() == 1) throw;
-        refused.emplace_back(error.what());
+        refused.push_back({choice, error.what()});
       }
     }
-    if (choices_.method == "all" && plan_.ranks() <= max_sweep_ranks) {
+    if (choices_.method == "all" && plan_.num_ranks <= max_sweep_ranks) {
       const Sweep sweep = sweep_around();
       console.progress("");
       return show(console, candidates, refused, cluster, &sweep);
@@ -66,8 +68,8 @@ class ExplainAttention final : public Explain {
   /// The methods at other rates of links, lengths and numbers of key heads than asked for.
   [[nodiscard]] Sweep sweep_around() const {
     Sweep sweep({"links", "tokens", "Hkv"}, parse_choices("all"), plan_.backward ? Passes::backward : Passes::forward);
-    const Cluster cluster = plan_.cluster.cluster(plan_.ranks());
-    const std::int64_t num_tokens = plan_.num_tokens();
+    const Cluster cluster = plan_.cluster.cluster(plan_.num_ranks);
+    const std::int64_t num_tokens = plan_.num_tokens;
     for (const std::int64_t tokens : {num_tokens / 8, num_tokens, num_tokens * 8}) {
       std::int64_t last_heads = 0;
       for (const std::int64_t kv_heads : {shape_.q_heads, shape_.kv_heads, std::int64_t{1}}) {
@@ -82,7 +84,7 @@ class ExplainAttention final : public Explain {
         AttentionShape shape = shape_;
         shape.kv_heads = kv_heads;
         try {
-          sweep.add(shape.spec(tokens, plan_.ranks()), choices_, machines);
+          sweep.add(shape.spec(tokens, plan_.num_ranks), choices_, machines);
         } catch (const Error& error) {  // documents and uneven partitions fit one number of tokens only
           if (error.kind() != ErrorKind::argument) throw;
         }
@@ -108,19 +110,21 @@ class ExplainLinear final : public Explain {
   }
 
   int run(const Console& console) override {
-    const Cluster cluster = plan_.cluster.cluster(plan_.ranks());
-    const LinearSpec spec = shape_.spec(plan_.num_tokens(), plan_.ranks());
+    const Cluster cluster = plan_.cluster.cluster(plan_.num_ranks);
+    const LinearSpec spec = shape_.spec(plan_.num_tokens, plan_.num_ranks);
     std::vector<Planned> candidates;
-    std::vector<std::string> refused;
+    std::vector<Refused> refused;
     const std::vector<Scan> scans = linear_.scans();
     for (const Scan scan : scans) {
+      console.progress(fmt::format("{}: {} ranks ...", linear_.label(scan), plan_.num_ranks));
       try {
         candidates.push_back(plan_linear(linear_.chosen(spec, scan, cluster.topology), plan_.backward, cluster));
       } catch (const Error& error) {
         if (error.kind() != ErrorKind::argument || scans.size() == 1) throw;
-        refused.emplace_back(error.what());
+        refused.push_back({linear_.label(scan), error.what()});
       }
     }
+    console.progress("");
     return show(console, candidates, refused, cluster);
   }
 

@@ -9,6 +9,7 @@
 #include <ostream>
 
 #include "command/command.hpp"
+#include "command/number_option.hpp"
 #include "command/options.hpp"
 #include "command/shape_options.hpp"
 #include "command/subcommand.hpp"
@@ -26,13 +27,19 @@ constexpr const char* examples =
     "A file has one length a line, or several with commas or blanks between them; '#' begins a comment. Times are of one attention\n"
     "layer, forward and backward unless --forward-only; keys and values travel as in ring or kv_all_gather.";
 
+std::vector<std::int64_t> require_lengths(std::vector<std::int64_t> lengths) {
+  for (std::size_t i = 0; i < lengths.size(); ++i)
+    if (lengths[i] < 0 || lengths[i] > max_size)
+      throw Error(ErrorKind::argument, fmt::format("--lengths: length {} is {}, want 0 to 2^40", i, lengths[i]));
+  return lengths;
+}
+
 /// L0,L1,... or the name of a file of lengths.
 std::vector<std::int64_t> read_lengths(const std::string& text) {
-  if (!text.empty() && text[0] >= '0' && text[0] <= '9' && text.find('/') == std::string::npos) {
-    std::ifstream file(text);  // a file may be named 2024: digits with commas are lengths
-    if (!file || text.find(',') != std::string::npos) return parse_counts("--lengths", text);
-  }
   std::ifstream stream(text);
+  const bool may_be_lengths = ((text[0] >= '0' && text[0] <= '9') || text[0] == '-') && text.find('/') == std::string::npos;
+  if (may_be_lengths && (!stream || text.find(',') != std::string::npos))  // a file may be named 2024
+    return require_lengths(parse_counts("--lengths", text));
   if (!stream) throw Error(ErrorKind::argument, fmt::format("--lengths: {}: cannot be opened: {}", text, std::strerror(errno)));
   std::vector<std::int64_t> lengths;
   int number = 0;
@@ -47,7 +54,7 @@ std::vector<std::int64_t> read_lengths(const std::string& text) {
     }
   }
   if (lengths.empty()) throw Error(ErrorKind::argument, fmt::format("--lengths: {}: there are no lengths in it", text));
-  return lengths;
+  return require_lengths(std::move(lengths));
 }
 
 class ExplainBalance final : public Subcommand {
@@ -55,8 +62,8 @@ class ExplainBalance final : public Subcommand {
   explicit ExplainBalance(CLI::App& parent) {
     CLI::App& app = add_to(parent, "balance", "Assign the sequences of a batch to micro-batches and groups of ranks", examples);
     app.add_option("--lengths", lengths_, "Tokens of every sequence: L0,L1,... or a file of them")->required();
-    app.add_option("-p,--ranks", num_ranks_, "Number of ranks")->capture_default_str();
-    app.add_option("--max-tokens", max_tokens_, "Tokens that a rank has room for in one micro-batch (default: no limit)");
+    add_count(app, "-p,--ranks", num_ranks_, "Number of ranks", 1, max_ranks);
+    add_count(app, "--max-tokens", max_tokens_, "Tokens that a rank has room for in one micro-batch (default: no limit)", 1, max_size);
     app.add_flag("--forward-only", forward_only_, "Times of the forward pass alone");
     app.add_flag("--not-causal", not_causal_, "Every token sees its whole sequence");
     app.add_flag("--overlap", overlap_, "Transfers of a micro-batch hide behind its compute");
@@ -65,7 +72,6 @@ class ExplainBalance final : public Subcommand {
   }
 
   int run(const Console& console) override {
-    require_ranks(num_ranks_);
     const BatchPlan plan = balance(problem());
     if (json())
       console.out << to_json(plan).dump(1) << '\n';
@@ -79,7 +85,7 @@ class ExplainBalance final : public Subcommand {
     BalanceProblem problem;
     problem.num_ranks = static_cast<int>(num_ranks_);
     problem.lengths = read_lengths(lengths_);
-    if (!max_tokens_.empty()) problem.max_tokens_per_rank = parse_count("--max-tokens", max_tokens_);
+    if (max_tokens_ > 0) problem.max_tokens_per_rank = max_tokens_;
     const Cluster cluster = cluster_.cluster(problem.num_ranks);
     const AttentionSpec sizes = shape_.sizes(1);
     problem.topology = cluster.topology;
@@ -114,8 +120,8 @@ class ExplainBalance final : public Subcommand {
 
   AttentionShape shape_;
   ClusterOptions cluster_;
-  std::string lengths_, max_tokens_;
-  std::int64_t num_ranks_ = 4;
+  std::string lengths_;
+  std::int64_t num_ranks_ = 4, max_tokens_ = 0;
   bool forward_only_ = false, not_causal_ = false, overlap_ = false;
 };
 

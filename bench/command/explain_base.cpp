@@ -11,6 +11,7 @@
 
 #include "command/choices.hpp"
 #include "command/command.hpp"
+#include "command/number_option.hpp"
 #include "seqccl/cost.hpp"
 #include "seqccl/explain.hpp"
 
@@ -59,14 +60,14 @@ Json numbers_of(const Planned& planned) {
 
 void Explain::add_common(CLI::App& app, bool has_backward) {
   plan_.add_to(app, has_backward);
-  app.add_option("--rank", steps_of_, "Show the steps of this rank too");
+  add_count(app, "--rank", steps_of_, "Show the steps of this rank too", 0, max_ranks - 1);
 }
 
-int Explain::show(const Console& console, const std::vector<Planned>& candidates, const std::vector<std::string>& refused,
+int Explain::show(const Console& console, const std::vector<Planned>& candidates, const std::vector<Refused>& refused,
                   const Cluster& cluster, const Sweep* sweep) const {
-  if (steps_of_ < -1 || steps_of_ >= plan_.ranks())
-    throw Error(ErrorKind::argument, fmt::format("--rank: {} is not right, want 0 to {}", steps_of_, plan_.ranks() - 1));
-  if (candidates.empty()) throw Error(ErrorKind::argument, refused.empty() ? "nothing to explain" : refused.front());
+  if (steps_of_ >= plan_.num_ranks)
+    throw Error(ErrorKind::argument, fmt::format("--rank: {} is not right, want 0 to {}", steps_of_, plan_.num_ranks - 1));
+  if (candidates.empty()) throw Error(ErrorKind::argument, refused.front().why);
   bool all_proven = true;
   const Planned* best = &candidates.front();
   const bool has_meshes =
@@ -92,16 +93,23 @@ int Explain::show(const Console& console, const std::vector<Planned>& candidates
     list.push_back(numbers);
   }
   if (json()) {
-    Json all = {{"best", best->method}, {"candidates", list}, {"refused", refused}};
+    Json reasons = Json::array();
+    for (const Refused& each : refused) reasons.push_back(fmt::format("{}: {}", each.method, each.why));
+    Json all = {{"best", best->method}, {"candidates", list}, {"refused", reasons}};
+    if (!note_.empty()) all["note"] = note_;
     if (sweep != nullptr) all["wins"] = sweep->wins_json();
     console.out << all.dump(1) << '\n';
     return all_proven ? exit_right : exit_check_failed;
   }
   if (candidates.size() > 1 || !refused.empty()) {
     console.out << table.text();
-    for (const std::string& why : refused) console.out << "refused: " << why << '\n';
+    for (const Refused& each : refused) console.out << fmt::format("refused: {}: {}\n", each.method, each.why);
+    if (candidates.size() > 1)
+      console.out << fmt::format("shown below: {}, which has the least in column '{}'\n", best->method,
+                                 by_both ? "both passes" : "simulated");
     console.out << '\n';
   }
+  if (!note_.empty()) console.out << note_ << '\n';
   if (sweep != nullptr) console.out << "around this problem: " << sweep->wins_text() << '\n';
   for (const Planned& planned : candidates)
     if (!planned.report.ok()) console.out << planned.method << " is NOT proven:\n" << planned.report.text() << '\n';

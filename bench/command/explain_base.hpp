@@ -15,12 +15,16 @@ class Explain : public Subcommand {
  protected:
   void add_common(CLI::App& app, bool has_backward = true);
 
+  struct Refused {
+    std::string method, why;
+  };
   /// The candidates' table if there are several, where methods win if a sweep is given, and the best (or only) one in full.
-  int show(const Console& console, const std::vector<Planned>& candidates, const std::vector<std::string>& refused, const Cluster& cluster,
+  int show(const Console& console, const std::vector<Planned>& candidates, const std::vector<Refused>& refused, const Cluster& cluster,
            const Sweep* sweep = nullptr) const;
 
   PlanOptions plan_;
   int steps_of_ = -1;
+  std::string note_;  // shown below the table
 };
 
 }  // namespace seqccl::command

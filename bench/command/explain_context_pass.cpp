@@ -83,9 +83,9 @@ class ExplainContextPass final : public Explain {
   }
 
   int run(const Console& console) override {
-    const Cluster cluster = plan_.cluster.cluster(plan_.ranks());
-    const Partition partition = parse_runs(shape_.partition, plan_.num_tokens(), plan_.ranks());
-    const ContextPassSpec spec = pass_.spec(shape_.sizes(plan_.num_tokens()), partition);
+    const Cluster cluster = plan_.cluster.cluster(plan_.num_ranks);
+    const Partition partition = parse_runs(shape_.partition, plan_.num_tokens, plan_.num_ranks);
+    const ContextPassSpec spec = pass_.spec(shape_.sizes(plan_.num_tokens), partition);
     return show(console, {plan_context_pass(spec, cluster)}, {}, cluster);
   }
 

@@ -7,6 +7,7 @@
 
 #include "command/command.hpp"
 #include "command/names.hpp"
+#include "command/number_option.hpp"
 #include "command/options.hpp"
 #include "command/shape_options.hpp"
 #include "command/subcommand.hpp"
@@ -50,9 +51,9 @@ class Crossovers final : public Subcommand {
     CLI::App& app = add_to(parent, "crossovers", "Which softmax method is the fastest in which setting, in simulation", examples);
     app.add_option("-p,--ranks", ranks_, "Numbers of ranks, with commas (default: 4,8 on threads, 8,16 on gpus)");
     app.add_option("-n,--tokens", tokens_, "Numbers of tokens, with commas (default: 1k,8k on threads, 8k,64k on gpus)");
-    app.add_option("--q-heads", q_heads_, "Hq")->check(CLI::Range(1, 1 << 20));
+    add_count(app, "--q-heads", q_heads_, "Hq", 1, 1 << 20);
     app.add_option("--kv-heads", kv_heads_, "Hkv, with commas: divisors of Hq (default: Hq and Hq / 8)");
-    app.add_option("--head-dim", head_dim_, "D")->check(CLI::Range(1, 1 << 20));
+    add_count(app, "--head-dim", head_dim_, "D", 1, 1 << 20);
     app.add_option("--dtype", dtype_, "f32|f16|bf16");
     app.add_flag("--forward-only", forward_only_, "Times of the forward pass alone");
     cluster_.add_to(app);

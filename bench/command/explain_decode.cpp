@@ -58,9 +58,9 @@ class ExplainDecode final : public Explain {
   }
 
   int run(const Console& console) override {
-    const Cluster cluster = plan_.cluster.cluster(plan_.ranks());
-    const std::int64_t num_tokens = plan_.num_tokens();
-    DecodeStep step(decode_.spec(shape_.sizes(num_tokens), num_tokens), decode_, shape_.partition, num_tokens, plan_.ranks());
+    const Cluster cluster = plan_.cluster.cluster(plan_.num_ranks);
+    const std::int64_t num_tokens = plan_.num_tokens;
+    DecodeStep step(decode_.spec(shape_.sizes(num_tokens), num_tokens), decode_, shape_.partition, num_tokens, plan_.num_ranks);
     std::vector<Planned> candidates;
     DecodeOptions options = decode_;
     if (options.merges().front() == DecodeMerge::automatic) options.merge = "all";  // the fastest in simulation is shown in full

@@ -13,6 +13,7 @@
 #include "command/choices.hpp"
 #include "command/command.hpp"
 #include "command/names.hpp"
+#include "command/number_option.hpp"
 #include "command/subcommand.hpp"
 #include "seqccl/decode.hpp"
 #include "seqccl/kernels.hpp"
@@ -52,7 +53,7 @@ class Info final : public Subcommand {
  public:
   explicit Info(CLI::App& parent) {
     CLI::App& app = add_to(parent, "info", "Show build, machine, kernels and transports", "  seqccl info\n  seqccl info --ranks 8 --json");
-    app.add_option("--ranks", num_ranks_, "Ranks on this host, for the wait policy")->capture_default_str()->check(CLI::Range(1, 1 << 20));
+    add_count(app, "-p,--ranks", num_ranks_, "Ranks on this host, for the wait policy", 1, max_ranks);
   }
 
   int run(const Console& console) override {

@@ -18,6 +18,7 @@
 
 #include "command/child.hpp"
 #include "command/command.hpp"
+#include "command/number_option.hpp"
 #include "command/subcommand.hpp"
 #include "command/supervise.hpp"
 
@@ -81,14 +82,11 @@ class Launch final : public Subcommand {
  public:
   explicit Launch(CLI::App& parent) {
     CLI::App& app = add_without_json(parent, "launch", "Start a program once per rank on this host", examples);
-    app.add_option("--ranks", num_ranks_, "Number of processes")->required()->check(CLI::Range(1, 1024));
-    app.add_option("--timeout", timeout_s_, "Seconds after which all are ended; 0: none")
-        ->capture_default_str()
-        ->check(CLI::Range(0.0, 1e7));
-    app.add_option("--grace", grace_s_, "Seconds that the others have after the first failure, before SIGTERM")
-        ->capture_default_str()
-        ->check(CLI::Range(0.0, 1e7));
-    app.add_option("--kill-after", kill_after_s_, "Seconds from SIGTERM to SIGKILL")->capture_default_str()->check(CLI::Range(0.0, 1e7));
+    const char* const seconds = "seconds from 0 to 1e7";
+    add_count(app, "--ranks", num_ranks_, "Number of processes", 1, max_ranks).required();
+    add_number(app, "--timeout", timeout_s_, "Seconds after which all are ended; 0: none", 0, 1e7, seconds);
+    add_number(app, "--grace", grace_s_, "Seconds that the others have after the first failure, before SIGTERM", 0, 1e7, seconds);
+    add_number(app, "--kill-after", kill_after_s_, "Seconds from SIGTERM to SIGKILL", 0, 1e7, seconds);
     app.add_flag("--prefix", prefix_, "Write [rank] before each line of output, as on a terminal");
     app.add_option("PROGRAM", program_, "Program and its arguments, after --")->required();
   }

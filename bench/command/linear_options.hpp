@@ -15,16 +15,20 @@ struct LinearOptions {
   std::string scan{};  // its default
   std::string documents{};
   bool not_causal = false;
-  int column_blocks = 4, ranks_per_node = 0;
+  int column_blocks = 0, ranks_per_node = 0;  // 0: not given
 
   /// `words`: what --scan takes besides the names of scans.
-  void add_to(CLI::App& app, const char* words);
-  /// One scan, or every one for "all". @throws Error(argument)
+  /// `default_node`: what --ranks-per-node is if it is not given.
+  void add_to(CLI::App& app, const char* words, const char* default_node = "as --nodes has it, or a natural number");
+  /// One scan, or every one for "all". @throws Error(argument), also if an option is given that none of them takes
   [[nodiscard]] std::vector<Scan> scans() const;
   /// What tables call it.
   [[nodiscard]] const char* label(Scan scan_of_row) const { return not_causal ? "all_reduce" : seqccl::name(scan_of_row); }
   /// `spec` as these options and the scan want it; nodes of `topology` are those of hierarchical. @throws Error(argument)
   [[nodiscard]] LinearSpec chosen(LinearSpec spec, Scan scan, const Topology& topology) const;
+
+ private:
+  [[nodiscard]] int ranks_per_node_of(int num_ranks, const Topology& topology) const;
 };
 
 /// Why the library refuses this problem, beginning with the option to change; empty if it does not.

@@ -107,6 +107,18 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
+std::string nearest_word(std::string_view word, const std::vector<std::string>& known) {
+  std::string nearest;
+  std::size_t nearest_distance = word.size() / 2 + 1;  // farther than half of the word is no likeness
+  for (const std::string& name : known) {
+    const std::size_t distance = edit_distance(word, name);
+    if (distance >= nearest_distance) continue;
+    nearest_distance = distance;
+    nearest = name;
+  }
+  return nearest;
+}
+
 std::string resolve(const Vocabulary& vocabulary, std::string_view word) {
   const std::string asked = folded(word);
   if (std::find(vocabulary.known.begin(), vocabulary.known.end(), asked) != vocabulary.known.end()) return asked;
@@ -122,16 +134,9 @@ std::string resolve(const Vocabulary& vocabulary, std::string_view word) {
       throw Error(ErrorKind::argument,
                   fmt::format("{}: '{}' has a subcommand of its own: seqccl {}", vocabulary.option, asked, other.subcommand));
 
-  std::string nearest;
-  std::size_t nearest_distance = asked.size() / 2 + 1;  // farther than half of the word is no likeness
-  const auto consider = [&](const std::string& name) {
-    const std::size_t distance = edit_distance(asked, name);
-    if (distance >= nearest_distance) return;
-    nearest_distance = distance;
-    nearest = name;
-  };
-  for (const std::string& name : vocabulary.known) consider(name);
-  for (const Alias& alias : vocabulary.aliases) consider(alias.word);
+  std::vector<std::string> words = vocabulary.known;
+  for (const Alias& alias : vocabulary.aliases) words.emplace_back(alias.word);
+  const std::string nearest = nearest_word(asked, words);
   throw Error(ErrorKind::argument,
               fmt::format("{}: '{}' is not known; want one of: {}{}", vocabulary.option, word.substr(0, 60),
                           fmt::join(vocabulary.known, ", "), nearest.empty() ? "" : fmt::format(" (did you mean '{}'?)", nearest)));

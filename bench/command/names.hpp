@@ -34,6 +34,9 @@ struct Vocabulary {
 /// @throws Error(argument): "not yet" for later names, else the list of names and the nearest one
 [[nodiscard]] std::string resolve(const Vocabulary& vocabulary, std::string_view word);
 
+/// The known word that is the least letters away from `word`; empty if none is alike.
+[[nodiscard]] std::string nearest_word(std::string_view word, const std::vector<std::string>& known);
+
 /// Number of letters to insert, remove or replace to get from `a` to `b`.
 [[nodiscard]] std::size_t edit_distance(std::string_view a, std::string_view b);
 

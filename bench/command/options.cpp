@@ -39,6 +39,22 @@ std::int64_t parse_count(std::string_view option, std::string_view text) {
   return number * (std::int64_t{1} << shift);
 }
 
+std::int64_t parse_count(std::string_view option, std::string_view text, std::int64_t low, std::int64_t high) {
+  const std::int64_t count = parse_count(option, text);
+  if (count < low || count > high) refuse(option, text, fmt::format("{} to {}", low, high == max_size ? "2^40" : std::to_string(high)));
+  return count;
+}
+
+double parse_number(std::string_view option, std::string_view text, double low, double high, std::string_view want) {
+  double number = 0;
+  const char* const end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, number);
+  if (error != std::errc{} || rest != end || !(number >= low && number <= high)) refuse(option, text, want);  // NaN is in no range
+  return number;
+}
+
+std::string number_text(double number, double low) { return number >= low ? fmt::format("{:g}", number) : std::string(); }
+
 std::string count_text(std::int64_t count) {
   constexpr std::pair<int, const char*> units[] = {{30, "g"}, {20, "m"}, {10, "k"}};
   for (const auto& [shift, unit] : units)
@@ -122,7 +138,7 @@ LinearKind parse_kind(std::string_view text) { return linear_kind_from_name(reso
 void require_transport(std::string_view text) { (void)resolve(transport_names(), text); }
 
 void require_ranks(std::int64_t num_ranks) {
-  if (num_ranks < 1 || num_ranks > 1024) refuse("--ranks", std::to_string(num_ranks), "1 to 1024");
+  if (num_ranks < 1 || num_ranks > max_ranks) refuse("--ranks", std::to_string(num_ranks), fmt::format("1 to {}", max_ranks));
 }
 
 }  // namespace seqccl::command

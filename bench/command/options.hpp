@@ -14,6 +14,10 @@
 
 namespace seqccl::command {
 
+inline constexpr std::int64_t max_ranks = 1024;
+/// Of tokens and sizes.
+inline constexpr std::int64_t max_size = std::int64_t{1} << 40;
+
 // All throw Error(argument) that names the option, what was written and what would be right.
 
 /// For --help.
@@ -35,6 +39,11 @@ inline constexpr const char* mask_help =
 
 /// A whole number; k, m, g mean 2^10, 2^20, 2^30.
 [[nodiscard]] std::int64_t parse_count(std::string_view option, std::string_view text);
+[[nodiscard]] std::int64_t parse_count(std::string_view option, std::string_view text, std::int64_t low, std::int64_t high);
+/// A number from `low` to `high`; `want` says so in words.
+[[nodiscard]] double parse_number(std::string_view option, std::string_view text, double low, double high, std::string_view want);
+/// For --help; empty if it is below `low`, which stands for "not given".
+[[nodiscard]] std::string number_text(double number, double low);
 /// The number as parse_count reads it: "4k".
 [[nodiscard]] std::string count_text(std::int64_t count);
 /// Numbers with commas between them.
@@ -44,7 +53,7 @@ inline constexpr const char* mask_help =
 [[nodiscard]] LinearKind parse_kind(std::string_view text);
 /// Only "threads" so far.
 void require_transport(std::string_view text);
-/// 1 to 1024. @throws Error(argument)
+/// 1 to max_ranks. @throws Error(argument)
 void require_ranks(std::int64_t num_ranks);
 
 }  // namespace seqccl::command

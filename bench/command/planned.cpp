@@ -6,26 +6,20 @@
 
 #include "command/choices.hpp"
 #include "command/linear_options.hpp"
+#include "command/number_option.hpp"
 #include "command/options.hpp"
 
 namespace seqccl::command {
 
 void PlanOptions::add_to(CLI::App& app, bool has_backward) {
-  app.add_option("-p,--ranks", num_ranks, "Number of ranks")->capture_default_str();
-  app.add_option("-n,--tokens", tokens, "N, tokens in all; k, m, g mean 2^10, 2^20, 2^30")->capture_default_str();
+  add_count(app, "-p,--ranks", num_ranks, "Number of ranks", 1, max_ranks);
+  add_count(app, "-n,--tokens", num_tokens, "N, tokens in all; k, m, g mean 2^10, 2^20, 2^30", 1, max_size);
   if (has_backward) app.add_flag("--backward", backward, "The backward pass instead of the forward pass");
   cluster.add_to(app);
 }
 
-int PlanOptions::ranks() const {
-  require_ranks(num_ranks);
-  return static_cast<int>(num_ranks);
-}
-
-std::int64_t PlanOptions::num_tokens() const { return parse_count("--tokens", tokens); }
-
 Planned plan_attention(const AttentionSpec& spec, const std::string& name, bool backward, const Cluster& cluster) {
-  if (const std::string why = refusal(spec); !why.empty()) throw Error(ErrorKind::argument, fmt::format("{}: {}", name, why));
+  if (const std::string why = refusal(spec); !why.empty()) throw Error(ErrorKind::argument, why);
   const MethodEntry& entry = entry_of(spec.method);
   Planned planned{name, spec.mesh, record_all(backward ? entry.backward : entry.forward, spec), {}, {}};
   const Claim claim{
@@ -36,7 +30,7 @@ Planned plan_attention(const AttentionSpec& spec, const std::string& name, bool 
 }
 
 Planned plan_linear(const LinearSpec& spec, bool backward, const Cluster& cluster) {
-  if (const std::string why = refusal(spec); !why.empty()) throw Error(ErrorKind::argument, fmt::format("{}: {}", name(spec.scan), why));
+  if (const std::string why = refusal(spec); !why.empty()) throw Error(ErrorKind::argument, why);
   Planned planned{spec.causal ? name(spec.scan) : "all_reduce",
                   {},
                   record_all(backward ? collectives::linear_backward : collectives::linear_forward, spec),

@@ -26,14 +26,12 @@ struct Planned {
 
 /// What explain and draw take apart from the shape.
 struct PlanOptions {
-  std::int64_t num_ranks = 4;
-  std::string tokens = "16k";
+  int num_ranks = 4;
+  std::int64_t num_tokens = 16384;
   bool backward = false;
   ClusterOptions cluster;
 
   void add_to(CLI::App& app, bool has_backward = true);
-  [[nodiscard]] int ranks() const;                ///< @throws Error(argument)
-  [[nodiscard]] std::int64_t num_tokens() const;  ///< @throws Error(argument)
 };
 
 /// Records, checks and simulates what the spec has chosen; `name` labels it. @throws Error(argument) if the library refuses the problem

@@ -3,15 +3,11 @@
 #include <fmt/format.h>
 
 #include <optional>
-#include <ostream>
 #include <string>
 #include <vector>
 
-#include "command/command.hpp"
 #include "command/decode_job.hpp"
-#include "command/report.hpp"
-#include "command/run_options.hpp"
-#include "command/subcommand.hpp"
+#include "command/run_base.hpp"
 
 namespace seqccl::command {
 namespace {
@@ -23,15 +19,14 @@ constexpr const char* examples =
     "--partition says; the last Tq are new: each is stored on its owner, and sees every token up to itself.\n"
     "Results: out [B, Tq, Hq, Dv], lse [B, Hq, Tq] (f32, natural log).";
 
-class RunDecode final : public Subcommand {
+class RunDecode final : public Run {
  public:
   explicit RunDecode(CLI::App& parent) {
     CLI::App& app =
         add_to(parent, "decode", "The last tokens of whole tensors, over a cache of the others that is sharded over ranks", examples);
     options_.add_to(app, /*has_backward=*/false);
     decode_.add_to(app);
-    app.add_option("--softcap", softcap_, "Scores become C tanh(score / C); 0: none")->capture_default_str();
-    app.add_option("--trace", options_.trace, "Write what every rank did when, as Chrome trace JSON");
+    add_softmax(app);
   }
 
   int run(const Console& console) override {
@@ -39,9 +34,9 @@ class RunDecode final : public Subcommand {
     const std::vector<DecodeMerge> merges = decode_.merges();
     AttentionSpec sizes;
     sizes.softcap = softcap_;
-    if (!(softcap_ >= 0)) throw Error(ErrorKind::argument, fmt::format("--softcap: {} is not right, want a number >= 0", softcap_));
     if (options_.scale) sizes.scale = static_cast<float>(*options_.scale);
-    AttentionTensors tensors = read();
+    SafetensorsFile file(options_.input);
+    AttentionTensors tensors = read(file);
     describe_shapes(tensors, sizes);
     const std::int64_t num_tokens = tensors.q.extent(1);
     DecodeStep step(decode_.spec(sizes, num_tokens), decode_, options_.partition, num_tokens, settings.num_ranks);
@@ -59,38 +54,27 @@ class RunDecode final : public Subcommand {
                       {"result", decode_.result},
                       {"transport", options_.transport}},
                      settings.num_ranks, options_.wants_check());
-    report.note_unused(unused_);
+    note_input(report, file, /*wants_dout=*/false);
     std::optional<DecodeReference> reference;
     if (options_.wants_check()) reference.emplace(tensors, step);
-    bool is_written = false;
     for (const DecodeMerge merge : merges) {
       step.spec.merge = merge;
-      if (const std::string why = refusal(step.spec, settings.num_ranks); !why.empty()) throw Error(ErrorKind::argument, why);
+      if (is_refused(report, name(merge), refusal(step.spec, settings.num_ranks), merges.size() == 1)) continue;
       console.progress(fmt::format("{} on {} ranks ...", name(merge), settings.num_ranks));
       const DecodeRun run = run_decode(tensors, step, settings);
       const std::optional<CheckOutcome> outcome = reference ? std::optional(reference->judge(run)) : std::nullopt;
       report.add(name(run.merge), {{"step", &run.step, step.flops()}}, outcome ? &*outcome : nullptr);
-      if (!is_written) write(run, report);
-      is_written = true;
+      write_once(report, name(run.merge), {{"out", &run.out.front()}, {"lse", &run.lse.front()}}, run.trace);  // every rank has them
     }
-    console.progress("");
-    if (json())
-      console.out << report.json().dump(1) << '\n';
-    else
-      console.out << report.text();
-    return options_.wants_check() && !report.passed() ? exit_check_failed : exit_right;
+    return show(console, report);
   }
 
  private:
-  [[nodiscard]] AttentionTensors read() {
-    SafetensorsFile file(options_.input);
+  [[nodiscard]] AttentionTensors read(SafetensorsFile& file) const {
     if (file.has("sinks"))
       throw Error(ErrorKind::argument, fmt::format("{}: it has sinks, and decode has none; want a file without", options_.input));
     AttentionTensors tensors;
-    tensors.q = in_dtype(file.read("q"), options_.dtype);
-    tensors.k = in_dtype(file.read("k"), options_.dtype);
-    tensors.v = in_dtype(file.read("v"), options_.dtype);
-    unused_ = file.unused();
+    read_qkv(file, tensors);
     return tensors;
   }
 
@@ -101,21 +85,7 @@ class RunDecode final : public Subcommand {
     return part;
   }
 
-  /// Results of the first merge that ran, on rank 0 if every rank has them.
-  void write(const DecodeRun& run, RunReport& report) const {
-    if (!options_.trace.empty()) {
-      write_chrome_trace(options_.trace, run.trace);
-      report.note(fmt::format("wrote {} ({})", options_.trace, name(run.merge)));
-    }
-    if (options_.output.empty()) return;
-    write_safetensors(options_.output, {{"out", &run.out.front()}, {"lse", &run.lse.front()}});
-    report.note(fmt::format("wrote {} ({})", options_.output, name(run.merge)));
-  }
-
-  RunOptions options_;
-  std::vector<std::string> unused_;  // names in the input file
   DecodeOptions decode_{"automatic"};
-  float softcap_ = 0;
 };
 
 }  // namespace

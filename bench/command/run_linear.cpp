@@ -4,17 +4,16 @@
 #include <fmt/ranges.h>
 
 #include <optional>
-#include <ostream>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "command/command.hpp"
+#include "command/check.hpp"
+#include "command/linear_job.hpp"
 #include "command/linear_options.hpp"
 #include "command/names.hpp"
 #include "command/options.hpp"
-#include "command/report.hpp"
-#include "command/run_options.hpp"
-#include "command/subcommand.hpp"
+#include "command/run_base.hpp"
 
 namespace seqccl::command {
 namespace {
@@ -28,11 +27,11 @@ constexpr const char* examples =
     "optional state_in, dstate_out [B, H, Dk, Dv], dout [B, N, H, Dv].\n"
     "Results: out [B, N, H, Dv], state_out [B, H, Dk, Dv] (f32); with dout also dq, dk, dv, dlog_decay, dstate_in, dbeta, dbonus.";
 
-class RunLinear final : public Subcommand {
+class RunLinear final : public Run {
  public:
   explicit RunLinear(CLI::App& parent) {
     CLI::App& app = add_to(parent, "linear", "Linear attention of whole tensors, sharded over ranks", examples);
-    options_.add_to(app);
+    options_.add_to(app, /*has_backward=*/true, "contiguous|zigzag|uneven:T0,T1,...");
     app.add_option("--kind", kind_,
                    fmt::format("{} (default: what bonus, beta and the shape of log_decay mean)", fmt::join(kind_list(), "|")));
     linear_.add_to(app, "all|");
@@ -43,9 +42,11 @@ class RunLinear final : public Subcommand {
     const std::vector<Scan> scans = linear_.scans();
     std::optional<LinearKind> kind;
     if (!kind_.empty()) kind = parse_kind(kind_);
-    const LinearTensors tensors = read();
+    SafetensorsFile file(options_.input);
+    const LinearTensors tensors = read(file);
     LinearSpec spec;
     spec.kind = kind ? *kind : kind_of(tensors);
+    if (linear_.not_causal) require_no_order(tensors, spec.kind);
     spec.scale = static_cast<float>(options_.scale.value_or(1));
     describe_shapes(tensors, spec);
     spec.partition = parse_partition(options_.partition, tensors.q.extent(1), settings.num_ranks);
@@ -62,17 +63,11 @@ class RunLinear final : public Subcommand {
                       {"partition", options_.partition},
                       {"transport", options_.transport}},
                      settings.num_ranks, options_.wants_check());
-    report.note_unused(unused_);
-    if (!backward && !options_.forward_only) report.note("no dout in the input: forward only");
+    note_input(report, file, !options_.forward_only);
     std::optional<LinearReference> reference;
-    bool is_written = false;
     for (const Scan scan : scans) {
       spec = linear_.chosen(spec, scan, settings.topology);
-      if (const std::string why = refusal(spec); !why.empty()) {
-        if (scans.size() == 1) throw Error(ErrorKind::argument, why);
-        report.refused(linear_.label(scan), why);
-        continue;
-      }
+      if (is_refused(report, linear_.label(scan), refusal(spec), scans.size() == 1)) continue;
       console.progress(fmt::format("{} {} on {} ranks ...", name(spec.kind), linear_.label(scan), settings.num_ranks));
       const LinearResult result = run_linear(tensors, spec, settings, backward);
       std::vector<Direction> directions = {{"forward", &result.forward, result.forward.flops}};
@@ -85,25 +80,25 @@ class RunLinear final : public Subcommand {
       } else {
         report.add(linear_.label(scan), directions, nullptr);
       }
-      if (!is_written) write(result, report, linear_.label(scan));
-      is_written = true;
+      write_once(report, linear_.label(scan),
+                 {{"out", &result.out},
+                  {"state_out", &result.state_out},
+                  {"dq", &result.dq},
+                  {"dk", &result.dk},
+                  {"dv", &result.dv},
+                  {"dlog_decay", &result.dlog_decay},
+                  {"dstate_in", &result.dstate_in},
+                  {"dbeta", &result.dbeta},
+                  {"dbonus", &result.dbonus}},
+                 {});
     }
-    console.progress("");
-    if (json())
-      console.out << report.json().dump(1) << '\n';
-    else
-      console.out << report.text();
-    if (report.num_results() == 0) throw Error(ErrorKind::argument, "--scan all: every scan refuses this problem");
-    return options_.wants_check() && !report.passed() ? exit_check_failed : exit_right;
+    return show(console, report);
   }
 
  private:
-  [[nodiscard]] LinearTensors read() {
-    SafetensorsFile file(options_.input);
+  [[nodiscard]] LinearTensors read(SafetensorsFile& file) const {
     LinearTensors tensors;
-    tensors.q = in_dtype(file.read("q"), options_.dtype);
-    tensors.k = in_dtype(file.read("k"), options_.dtype);
-    tensors.v = in_dtype(file.read("v"), options_.dtype);
+    read_qkv(file, tensors);
     tensors.log_decay = convert(file.read_if_there("log_decay"), f32);
     tensors.state_in = convert(file.read_if_there("state_in"), f32);
     tensors.beta = convert(file.read_if_there("beta"), f32);
@@ -115,24 +110,25 @@ class RunLinear final : public Subcommand {
     if (tensors.dstate_out.present() && !tensors.dout.present())
       throw Error(ErrorKind::argument,
                   fmt::format("{}: it has dstate_out but no dout; gradients need both, zeros if one is not used", options_.input));
-    unused_ = file.unused();
     return tensors;
   }
 
-  void write(const LinearResult& result, RunReport& report, const char* scan) const {
-    if (options_.output.empty()) return;
-    std::vector<NamedTensor> named = {{"out", &result.out}};
-    for (const NamedTensor& each :
-         {NamedTensor{"state_out", &result.state_out}, NamedTensor{"dq", &result.dq}, NamedTensor{"dk", &result.dk},
-          NamedTensor{"dv", &result.dv}, NamedTensor{"dlog_decay", &result.dlog_decay}, NamedTensor{"dstate_in", &result.dstate_in},
-          NamedTensor{"dbeta", &result.dbeta}, NamedTensor{"dbonus", &result.dbonus}})
-      if (each.tensor->present()) named.push_back(each);
-    write_safetensors(options_.output, named);
-    report.note(fmt::format("wrote {} ({})", options_.output, scan));
+  /// The library would only say which field of its spec is wrong, and these come from the file.
+  void require_no_order(const LinearTensors& tensors, LinearKind kind) const {
+    const auto refuse = [&](const std::string& cause) {
+      throw Error(ErrorKind::argument,
+                  fmt::format("--not-causal: {} {}; a sum over a whole document has no order, want a file without", options_.input, cause));
+    };
+    for (const auto& [tensor, tensor_name] : {std::pair{&tensors.state_in, "state_in"}, std::pair{&tensors.dstate_out, "dstate_out"}})
+      if (tensor->present()) refuse(fmt::format("has {}", tensor_name));
+    if (kind != LinearKind::basic && kind_.empty())
+      refuse(fmt::format("has {}, which means kind {}",
+                         tensors.bonus.present()  ? "bonus"
+                         : tensors.beta.present() ? "beta"
+                                                  : "log_decay",
+                         name(kind)));
   }
 
-  RunOptions options_;
-  std::vector<std::string> unused_;  // names in the input file
   LinearOptions linear_{"all_gather"};
   std::string kind_;
 };

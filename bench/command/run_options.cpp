@@ -7,44 +7,37 @@
 #include <filesystem>
 #include <utility>
 
+#include "command/number_option.hpp"
 #include "command/options.hpp"
 #include "seqccl/error.hpp"
 
 namespace seqccl::command {
-namespace {
-
-// The shell puts "" for a variable that is not set.
-const CLI::Validator not_empty([](const std::string& text) { return text.empty() ? std::string("is empty, want a path") : std::string(); },
-                               "");
-
-}  // namespace
-
-void RunOptions::add_to(CLI::App& app, bool has_backward) {
-  app.add_option("-i,--input", input, "File of whole tensors (safetensors)")->required()->check(not_empty);
+void RunOptions::add_to(CLI::App& app, bool has_backward, const char* partitions) {
+  app.add_option("-i,--input", input, "File of whole tensors (safetensors)")->required();
   app.add_option("-o,--output", output,
-                 "File to write the results to (safetensors); replaced as a whole or not at all; written also if --check fails")
-      ->check(not_empty);
-  app.add_option("-p,--ranks", num_ranks, "Number of ranks")->capture_default_str();
+                 "File to write the results to (safetensors); replaced as a whole or not at all; written also if --check fails");
+  add_count(app, "-p,--ranks", num_ranks, "Number of ranks", 1, max_ranks);
   app.add_option("-x,--transport", transport, "How ranks meet: threads")->capture_default_str();
-  app.add_option("--partition", partition, "contiguous|zigzag|striped|uneven:T0,T1,...")->capture_default_str();
+  app.add_option("--partition", partition, partitions)->capture_default_str();
   app.add_option("--dtype", dtype, "Convert the inputs: f32|f16|bf16 (default: as in the file)");
-  app.add_option("--scale", scale, "Factor on the scores (default: 1/sqrt(D) for softmax, 1 for linear)");
+  add_parsed(
+      app, "--scale",
+      [this](const std::string& option, const std::string& text) { scale = parse_number(option, text, -1e30, 1e30, "a number"); },
+      "Factor on the scores (default: 1/sqrt(D) for softmax, 1 for linear)", "NUMBER", "");
   app.add_option("--nodes", nodes, "KxM: K nodes of M ranks, for methods that look at nodes");
-  app.add_option("--repeat", repeat, "Timed runs; the median is shown")->capture_default_str()->check(CLI::Range(1, 1000000));
-  app.add_option("--warmup", warmup, "Runs before the timed ones")->capture_default_str()->check(CLI::Range(0, 1000000));
-  app.add_option("--threads", num_threads, "Kernel threads per rank (default: cores / ranks)")->check(CLI::Range(1, 4096));
-  app.add_option("--timeout", timeout_s, "Seconds after which a rank that does nothing counts as stalled")->capture_default_str();
+  add_count(app, "--repeat", repeat, "Timed runs; the median is shown", 1, 1000000);
+  add_count(app, "--warmup", warmup, "Runs before the timed ones", 0, 1000000);
+  add_count(app, "--threads", num_threads, "Kernel threads per rank (default: cores / ranks)", 1, 4096);
+  add_number(app, "--timeout", timeout_s, "Seconds after which a rank that does nothing counts as stalled", 1e-3, 1e9,
+             "seconds from 0.001 to 1e9");
   if (has_backward) app.add_flag("--forward-only", forward_only, "No gradients, even if the file has dout");
   app.add_flag("--check{auto}", check, "Compare with the double reference; --check=full: all rows and gradients, however long");
 }
 
 RunSettings RunOptions::settings() const {
-  require_ranks(num_ranks);
   require_transport(transport);
   if (!check.empty() && check != "auto" && check != "full")
     throw Error(ErrorKind::argument, fmt::format("--check: '{}' is not known, want --check or --check=full", check));
-  if (!(timeout_s > 0) || timeout_s > 1e9)
-    throw Error(ErrorKind::argument, fmt::format("--timeout: {} is not right, want seconds above 0", timeout_s));
   const std::pair<const char*, const std::string*> files[] = {{"--input", &input}, {"--output", &output}, {"--trace", &trace}};
   for (const auto& [option, path] : files)
     for (const auto& [other, other_path] : files)
@@ -52,7 +45,7 @@ RunSettings RunOptions::settings() const {
           std::filesystem::weakly_canonical(*path) == std::filesystem::weakly_canonical(*other_path))
         throw Error(ErrorKind::argument, fmt::format("{}: '{}' is the file of {} too, want another one", other, *other_path, option));
   RunSettings settings;
-  settings.num_ranks = static_cast<int>(num_ranks);
+  settings.num_ranks = num_ranks;
   settings.repeat = repeat;
   settings.warmup = warmup;
   settings.num_threads = num_threads;

@@ -14,13 +14,13 @@ namespace seqccl::command {
 
 struct RunOptions {
   std::string input, output, transport = "threads", partition = "contiguous", dtype, nodes, check, trace;
-  std::int64_t num_ranks = 4;
   std::optional<double> scale;
-  int repeat = 1, warmup = 0, num_threads = 0;
+  int num_ranks = 4, repeat = 1, warmup = 0, num_threads = 0;
   double timeout_s = 600;
   bool forward_only = false;
 
-  void add_to(CLI::App& app, bool has_backward = true);
+  /// `partitions`: those that the operation takes.
+  void add_to(CLI::App& app, bool has_backward = true, const char* partitions = "contiguous|zigzag|striped|uneven:T0,T1,...");
   /// Checks what needs no tensors: ranks, transport, --check. @throws Error(argument)
   [[nodiscard]] RunSettings settings() const;
   [[nodiscard]] bool wants_check() const noexcept { return !check.empty(); }

@@ -8,13 +8,12 @@
 #include <charconv>
 
 #include "command/names.hpp"
+#include "command/number_option.hpp"
 #include "command/options.hpp"
 #include "seqccl/error.hpp"
 
 namespace seqccl::command {
 namespace {
-
-const CLI::Range size_range(std::int64_t{1}, std::int64_t{1} << 40, "a size of at least 1");
 
 /// "LATENCY_US,GB_S"
 LinkClass parse_link(const char* option, const std::string& text) {
@@ -35,16 +34,16 @@ LinkClass parse_link(const char* option, const std::string& text) {
 }  // namespace
 
 void require_tokens(std::int64_t num_tokens) {
-  if (num_tokens < 1 || num_tokens > std::int64_t{1} << 40)
+  if (num_tokens < 1 || num_tokens > max_size)
     throw Error(ErrorKind::argument, fmt::format("--tokens: {} is not right, want 1 to 2^40", num_tokens));
 }
 
 void AttentionShape::add_sizes_to(CLI::App& app) {
-  app.add_option("--batch", batch, "B")->capture_default_str()->check(size_range);
-  app.add_option("--q-heads", q_heads, "Hq")->capture_default_str()->check(size_range);
-  app.add_option("--kv-heads", kv_heads, "Hkv, a divisor of Hq")->capture_default_str()->check(size_range);
-  app.add_option("--head-dim", head_dim, "D")->capture_default_str()->check(size_range);
-  app.add_option("--v-head-dim", v_head_dim, "Dv (default: D)")->check(size_range);
+  add_count(app, "--batch", batch, "B", 1, max_size);
+  add_count(app, "--q-heads", q_heads, "Hq", 1, max_size);
+  add_count(app, "--kv-heads", kv_heads, "Hkv, a divisor of Hq", 1, max_size);
+  add_count(app, "--head-dim", head_dim, "D", 1, max_size);
+  add_count(app, "--v-head-dim", v_head_dim, "Dv (default: D)", 1, max_size);
   app.add_option("--dtype", dtype, "f32|f16|bf16")->capture_default_str();
 }
 
@@ -76,10 +75,10 @@ AttentionSpec AttentionShape::spec(std::int64_t num_tokens, int num_ranks) const
 }
 
 void LinearShape::add_to(CLI::App& app) {
-  app.add_option("--batch", batch, "B")->capture_default_str()->check(size_range);
-  app.add_option("--heads", heads, "H")->capture_default_str()->check(size_range);
-  app.add_option("--head-dim", head_dim, "Dk")->capture_default_str()->check(size_range);
-  app.add_option("--v-head-dim", v_head_dim, "Dv (default: Dk)")->check(size_range);
+  add_count(app, "--batch", batch, "B", 1, max_size);
+  add_count(app, "--heads", heads, "H", 1, max_size);
+  add_count(app, "--head-dim", head_dim, "Dk", 1, max_size);
+  add_count(app, "--v-head-dim", v_head_dim, "Dv (default: Dk)", 1, max_size);
   app.add_option("--dtype", dtype, "f32|f16|bf16")->capture_default_str();
   app.add_option("--kind", kind, fmt::format("{}", fmt::join(kind_list(), "|")))->capture_default_str();
   app.add_option("--partition", partition, "contiguous|zigzag|uneven:T0,T1,...")->capture_default_str();
@@ -106,8 +105,8 @@ void ClusterOptions::add_to(CLI::App& app) {
   app.add_option("--nodes", nodes, "KxM: K nodes of M ranks (default: threads one node, gpus 8 ranks a node)");
   app.add_option("--inside", inside, "Links inside a node: LATENCY_US,GB_PER_S");
   app.add_option("--between", between, "Links between nodes: LATENCY_US,GB_PER_S");
-  app.add_option("--gflops", gflops, "GFLOP/s of a rank's kernels")->check(CLI::Range(1e-6, 1e9));
-  app.add_option("--memory", memory, "GB/s of a rank's memory")->check(CLI::Range(1e-6, 1e9));
+  add_number(app, "--gflops", gflops, "GFLOP/s of a rank's kernels", 1e-6, 1e9, "a number from 1e-6 to 1e9");
+  add_number(app, "--memory", memory, "GB/s of a rank's memory", 1e-6, 1e9, "a number from 1e-6 to 1e9");
 }
 
 Cluster ClusterOptions::cluster(int num_ranks) const {

@@ -51,6 +51,8 @@ TEST(Balance, what_is_not_right_is_named) {
   refused({"--lengths", path}, "line 2: '2q' is not right");
   write_text(path, "# nothing\n");
   refused({"--lengths", path}, "there are no lengths");
+  refused({"--lengths", "-5,3"}, "--lengths: length 0 is -5");
+  refused({"--lengths", "3,-5"}, "--lengths: length 1 is -5");
   refused({"--lengths", "4k", "--ranks", "0"}, "--ranks");
   refused({"--lengths", "4k,9k", "--ranks", "2", "--max-tokens", "4k"}, "9216");
   refused({"--lengths", "4k", "--max-tokens", "many"}, "--max-tokens");

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "command/refusal.hpp"
 #include "command/support.hpp"
 #include "command/sweep.hpp"
 
@@ -72,6 +73,7 @@ TEST(Choices, with_option_leaves_other_words_alone) {
   EXPECT_EQ(with_option("AttentionSpec: head_groups is 0, want 1 or more"), "--head-groups: head_groups is 0, want 1 or more");
   EXPECT_EQ(with_option("LinearSpec: partition is striped: no"), "--partition: partition is striped: no");
   EXPECT_EQ(with_option("AttentionSpec: batch is 0"), "batch is 0");
+  EXPECT_EQ(with_option("Mask::bind: document lengths sum to 3"), "--mask: document lengths sum to 3");
   EXPECT_EQ(with_option("Mask: documents sum to 3"), "Mask: documents sum to 3");
 }
 

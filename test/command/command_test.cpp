@@ -77,7 +77,7 @@ TEST(Command, bad_usage_is_2_and_says_so_on_err) {
     EXPECT_EQ(ran.out, "");
     EXPECT_NE(ran.err.find(words), std::string::npos) << ran.err;
   };
-  refused({}, "subcommand is required");
+  refused({}, "seqccl: a subcommand is missing, want one of: info, run");
   refused({"fly"}, "'fly' is not known; want one of: info, run, bench, explain, draw");
   refused({"run", "atention"}, "did you mean 'attention'?");
   refused({"run", "attention"}, "--input");
@@ -252,8 +252,12 @@ TEST(Command, files_are_told_apart) {
   };
   refused({"-i", path, "-o", path}, "is the file of");
   refused({"-i", path, "-o", other, "--trace", folder.file("./x")}, "is the file of");
-  refused({"-i", path, "-o", ""}, "is empty, want a path");
-  refused({"-i", "", "-o", other}, "is empty, want a path");
+  refused({"-i", path, "-o", ""}, "--output: is empty");
+  refused({"-i", "", "-o", other}, "--input: is empty");
+  refused({"-i", path, "--trace", ""}, "--trace: is empty");
+  refused({"-i", path, "--mask", ""}, "--mask: is empty");
+  refused({"-i", path, "--nodes", ""}, "--nodes: is empty");
+  refused({"-i", path, "--nodes="}, "--nodes: a value is missing");
 }
 
 TEST(Command, output_that_cannot_be_written_is_an_error) {

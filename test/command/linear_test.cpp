@@ -89,9 +89,15 @@ TEST(Linear, what_is_not_right_is_named) {
   refused({delta, "--documents", "20,20"}, "--documents: documents sum to 40, want 45");
   refused({delta, "--documents", "20,,25"}, "--documents");
   refused({delta, "--scan", "zeco", "--column-blocks", "7"}, "--column-blocks: column_blocks is 7, want 1 to 6");
-  refused({delta, "--scan", "hierarchical", "--ranks-per-node", "9"}, "--ranks-per-node: ranks_per_node is 9");
-  refused({delta, "--not-causal"}, "--not-causal: causal is false with kind delta");
-  refused({basic, "--not-causal"}, "--not-causal: causal is false with state_in");
+  refused({delta, "--scan", "hierarchical", "--ranks-per-node", "9"}, "--ranks-per-node: 9 is not right, want at most the 4 ranks");
+  refused({delta, "--not-causal"}, "--not-causal: " + delta + " has state_in");
+  refused({basic, "--not-causal"}, "--not-causal: " + basic + " has state_in");
+  const std::string no_state = file_of(folder, LinearKind::delta, false);
+  refused({no_state, "--not-causal"}, "has beta, which means kind delta");
+  refused({no_state, "--not-causal", "--kind", "delta"}, "--not-causal: causal is false with kind delta");  // asked for, not the file's
+  refused({delta, "--scan", "chain", "--column-blocks", "2"}, "--column-blocks: --scan chain has none, want --scan pipelined_chain");
+  refused({delta, "--scan", "lasp2", "--ranks-per-node", "2"}, "--ranks-per-node: --scan all_gather has none, want --scan hierarchical");
+  refused({delta, "--ranks-per-node", "4", "--nodes", "2x2", "--scan", "all"}, "--nodes has 2 ranks a node");
 }
 
 TEST(Linear, random_problems_are_realistic) {
