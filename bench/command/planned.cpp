@@ -42,6 +42,7 @@ Planned plan_linear(const LinearSpec& spec, bool backward, const Cluster& cluste
                     .kv_heads = spec.heads,
                     .documents = spec.documents.empty() ? nullptr : &spec.documents,
                     .causal = spec.causal};
+  for (Schedule& schedule : planned.schedules) schedule.name += fmt::format(", {} by {}", name(spec.kind), planned.method);
   planned.report = check(planned.schedules, claim);
   if (planned.report.ok()) planned.simulation = simulate(planned.schedules, cluster);
   return planned;

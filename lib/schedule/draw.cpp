@@ -33,8 +33,8 @@ constexpr Paint op_paints[] = {
     {"#9a9a9a", false},  // zero
     {"#2f8a7d", true},   // linear summary
     {"#6b9b37", true},   // state step
-    {"#c9a23a", false},  // take columns
-    {"#c9a23a", false},  // put columns
+    {"#e2794a", false},  // take columns
+    {"#86d0c4", false},  // put columns
     {"#3d6fb0", true},   // linear local
     {"#4f9fcf", true},   // linear enter
     {"#1f6a60", true},   // linear summary backward

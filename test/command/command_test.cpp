@@ -4,6 +4,9 @@
 
 #include <cmath>
 #include <fstream>
+#include <map>
+#include <regex>
+#include <set>
 #include <sstream>
 
 #include "command/support.hpp"
@@ -330,6 +333,28 @@ TEST(Command, draw_writes_svg) {
   EXPECT_EQ(linear.code, 0) << linear.err;
   EXPECT_GT(json::parse(linear.out).at("simulated_s").get<double>(), 0);
   EXPECT_GT(std::filesystem::file_size(folder.file("chain.svg")), 500u);
+}
+
+/// The fill of every legend entry, by its name.
+std::map<std::string, std::string> legend_of(const std::string& svg) {
+  std::map<std::string, std::string> fills;
+  const std::regex entry(R"x(<rect class="(p\d+)"[^>]*rx="2"/><text[^>]*>([^<]*)</text>)x");
+  for (std::sregex_iterator at(svg.begin(), svg.end(), entry), end; at != end; ++at) {
+    const std::size_t style = svg.find("." + (*at)[1].str() + "{fill:");
+    fills[(*at)[2]] = svg.substr(svg.find('#', style), 7);
+  }
+  return fills;
+}
+
+TEST(Command, drawings_of_scans_say_what_they_are) {
+  const Ran ran = run({"draw", "linear", "--ranks", "4", "--tokens", "1k", "--scan", "zeco", "--kind", "kda", "--column-blocks", "4"});
+  ASSERT_EQ(ran.code, exit_right) << ran.err;
+  EXPECT_NE(ran.out.find("linear forward, kda by pipelined_chain, 4 ranks</text>"), std::string::npos);
+  const auto fills = legend_of(ran.out);
+  for (const char* name : {"copy", "take columns", "put columns", "state step"}) EXPECT_EQ(fills.count(name), 1u) << name;
+  std::set<std::string> colours;
+  for (const auto& [name, fill] : fills) colours.insert(fill);
+  EXPECT_EQ(colours.size(), fills.size());
 }
 
 TEST(Command, bench_measures_and_checks) {
