@@ -59,7 +59,9 @@ void Bench::add_refusal(const std::string& method, const Case& one, const std::s
 int Bench::show(const Console& console) const {
   console.progress("");
   if (json()) {
-    console.out << Json{{"results", results_}, {"refused", refused_}, {"note", note_}}.dump(1) << '\n';
+    Json all = {{"results", results_}, {"refused", refused_}};
+    if (!note_.empty()) all["note"] = note_;
+    console.out << all.dump(1) << '\n';
   } else {
     console.out << table_.text();
     for (const Json& one : refused_)
