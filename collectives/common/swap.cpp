@@ -54,12 +54,12 @@ Block Swap::scratch(DType dtype, const HeadShares& shares, std::int64_t dim) {
 }
 
 void Swap::copy(const Block& from, const Block& to) {
-  if (!from.empty()) plan_.compute(Copy{from, to});
+  if (!from.empty() && from.slot != to.slot) plan_.compute(Copy{from, to});
 }
 
-Block Swap::enter(const Block& tokens, const HeadShares& shares, Messages& messages) {
+Block Swap::enter(const Block& tokens, const HeadShares& shares, Messages& messages, const Block& into) {
   const Slot slot = plan_.slot(tokens);
-  const Block all = scratch(slot.dtype, shares, slot.dim);
+  const Block all = into.present() && plan_.slot(into).receivable ? into : scratch(slot.dtype, shares, slot.dim);
   for (int i = 0; i < plan_.num_ranks(); ++i) {
     const Rank to = right(i), from = left(i);
     const Block his = tokens.heads(shares[to].first, shares[to].count);

@@ -63,8 +63,8 @@ class Swap {
   /// Scratch for my heads of all tokens.  // (B, N, h_r, dim)
   [[nodiscard]] Block scratch(DType dtype, const HeadShares& shares, std::int64_t dim);
 
-  /// From my tokens, all heads, to all tokens, my heads.
-  [[nodiscard]] Block enter(const Block& tokens, const HeadShares& shares, Messages& messages);
+  /// From my tokens, all heads, to all tokens, my heads: in `into`, if that is there and receivable, else in scratch.
+  [[nodiscard]] Block enter(const Block& tokens, const HeadShares& shares, Messages& messages, const Block& into = {});
 
   /// What came back from one rank: my tokens, his heads.
   struct Returned {
@@ -82,7 +82,7 @@ class Swap {
     settle(returned, to, filled);
   }
 
-  /// Records a copy, unless there is nothing to copy.
+  /// Records a copy, unless there is nothing to copy, or it is there already.
   void copy(const Block& from, const Block& to);
 
  private:

@@ -56,11 +56,12 @@ Schedule dimension_switch(const DimensionSwitchSpec& spec, Rank rank, int num_ra
   const Recorder::Shape inner_sharded{fold.before, outer.num_tokens(), inner[rank].count, fold.after};
   const bool to_inner = spec.from < spec.to;
   const Block before = plan.input(Tensor::user, spec.dtype, to_inner ? outer_sharded : inner_sharded, options.inputs_sendable);
-  const Block after = plan.output(Tensor::user, spec.dtype, to_inner ? inner_sharded : outer_sharded);
+  const Block after =
+      plan.output(Tensor::user, spec.dtype, to_inner ? inner_sharded : outer_sharded, to_inner && options.outputs_receivable);
   Swap swap(plan, outer, fold.before);
   Messages messages;
   if (to_inner) {
-    const Block all = swap.enter(before, inner, messages);
+    const Block all = swap.enter(before, inner, messages, after);
     messages.record(plan);
     swap.copy(all, after);
   } else {

@@ -33,10 +33,10 @@ std::vector<Piece> head_swap_pieces(const HeadSwapSpec& spec) { return SwapRows(
 Schedule head_swap_to_heads(const HeadSwapSpec& spec, Rank rank, const RecordOptions& options) {
   Recorder plan("head_swap to heads", rank, spec.partition.num_ranks());
   const Block tokens = plan.input(Tensor::user, spec.dtype, tokens_shape(spec, rank), options.inputs_sendable);
-  const Block heads = plan.output(Tensor::user, spec.dtype, heads_shape(spec, rank));
+  const Block heads = plan.output(Tensor::user, spec.dtype, heads_shape(spec, rank), options.outputs_receivable);
   Swap swap(plan, spec.partition, spec.batch);
   Messages messages;
-  const Block all = swap.enter(tokens, even_shares(spec.heads, plan.num_ranks()), messages);
+  const Block all = swap.enter(tokens, even_shares(spec.heads, plan.num_ranks()), messages, heads);
   messages.record(plan);
   swap.copy(all, heads);
   return std::move(plan).finish(spec.describe());

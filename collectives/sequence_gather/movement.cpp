@@ -25,17 +25,23 @@ class SequenceMovement {
 
   Schedule gather(const RecordOptions& options) {
     const Block tokens = plan_.input(Tensor::user, spec_.dtype, shape(own_), options.inputs_sendable);
-    const Places sequence = places([&](std::int64_t rows) { return plan_.output(Tensor::user, spec_.dtype, shape(rows)); });
-    const Block arriving = plan_.scratch(spec_.dtype, shape(num_rows_));
+    const bool receivable = options.outputs_receivable && spec_.partition.has_contiguous_segments() && !even_;
+    const Places sequence = places([&](std::int64_t rows) { return plan_.output(Tensor::user, spec_.dtype, shape(rows), receivable); });
+    // A rank's rows come in one message: they can land in the sequence only where they are one run of it.
+    const auto lands = [&](Rank from) { return sequence[from].size() == 1 && plan_.slot(sequence[from].front()).receivable; };
+    bool all_land = true;
+    for (int i = 1; i < plan_.num_ranks(); ++i) all_land = all_land && (lands(right(i)) || spec_.partition.tokens_on(right(i)) == 0);
+    const Block arriving = plan_.scratch(spec_.dtype, shape(all_land ? 0 : num_rows_));
     const Block sent = plan_.num_ranks() > 1 ? plan_.sendable(tokens) : tokens;
     std::vector<Transfer> sends, receives;
     for (int i = 1; i < plan_.num_ranks(); ++i) {
       sends.push_back({left(i), sent});
-      receives.push_back({right(i), rows_of(arriving, right(i))});
+      receives.push_back({right(i), lands(right(i)) ? sequence[right(i)].front() : rows_of(arriving, right(i))});
     }
     plan_.exchange(std::move(sends), std::move(receives), Lane::comm, even_ ? Native::all_gather : Native::none);
     spread(tokens, sequence[plan_.rank()], plan_.rank());  // while the others' tokens come in
-    for (int i = 1; i < plan_.num_ranks(); ++i) spread(rows_of(arriving, right(i)), sequence[right(i)], right(i));
+    for (int i = 1; i < plan_.num_ranks(); ++i)
+      if (!lands(right(i))) spread(rows_of(arriving, right(i)), sequence[right(i)], right(i));
     return std::move(plan_).finish(spec_.describe());
   }
 

@@ -21,6 +21,7 @@ SEQCCL_BEGIN
 /// What a recording may assume beyond the spec.
 struct RecordOptions {
   bool inputs_sendable = true;      // the caller's tensors are contiguous along tokens: sends read them in place
+  bool outputs_receivable = false;  // ... are, and lie in memory from Communicator::allocate: what arrives lands in them
   bool native_collectives = false;  // the transport has its own collectives: hint at them where an exchange is one
 };
 

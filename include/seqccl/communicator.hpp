@@ -12,33 +12,12 @@
 #include <vector>
 
 #include "seqccl/bootstrap.hpp"
+#include "seqccl/buffer.hpp"
 #include "seqccl/mesh.hpp"
 #include "seqccl/transport.hpp"
 #include "seqccl/work.hpp"
 
 SEQCCL_BEGIN
-
-/// Memory from Communicator::allocate: 64-byte aligned, freed with this object. Move-only.
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(std::size_t num_bytes);
-  Buffer(Buffer&& other) noexcept : data_(std::move(other.data_)), num_bytes_(std::exchange(other.num_bytes_, 0)) {}
-  Buffer& operator=(Buffer&& other) noexcept {
-    data_ = std::move(other.data_);
-    num_bytes_ = std::exchange(other.num_bytes_, 0);
-    return *this;
-  }
-  [[nodiscard]] std::byte* data() const noexcept { return data_.get(); }
-  [[nodiscard]] std::size_t num_bytes() const noexcept { return num_bytes_; }
-
- private:
-  struct Free {
-    void operator()(std::byte* memory) const noexcept;
-  };
-  std::unique_ptr<std::byte, Free> data_;
-  std::size_t num_bytes_ = 0;
-};
 
 /// Ranks as processes of one host; how they meet and wait.
 struct ProcessRanks {
@@ -97,7 +76,9 @@ class Communicator {
   void set_num_threads(int num_threads);
   [[nodiscard]] int num_threads() const noexcept;
 
-  /// Memory that transports move fastest.
+  /// Memory that transports move fastest: between processes what arrives for SequenceGather, HeadSwap and DimensionSwitch lands in an
+  /// output there, without a copy out of the arena. May outlive the communicator. After an error other than `argument` a peer that had
+  /// been stopped may still write what it was about to. @throws std::bad_alloc
   [[nodiscard]] Buffer allocate(std::size_t num_bytes);
 
   /// Runs `operation`, which calls blocking operations of this communicator, on its one worker thread: after everything that was

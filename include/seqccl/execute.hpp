@@ -8,6 +8,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "seqccl/kernels.hpp"
@@ -40,10 +41,21 @@ class Bindings {
   [[nodiscard]] const Schedule& schedule() const noexcept { return *schedule_; }
   /// A view (B, tokens, heads, D) of a block.
   [[nodiscard]] TensorView view(const Block& block) const;
+  /// Where a block begins.
+  [[nodiscard]] std::byte* data(const Block& block) const noexcept {
+    const SlotBinding& binding = slots()[block.slot];
+    if (block.empty()) return binding.base;
+    const std::int64_t first = block.token_first * binding.strides[1] + block.head_first * binding.strides[2];
+    return binding.base + first * static_cast<std::int64_t>(size_bytes(schedule_->slots[block.slot].dtype));
+  }
 
  private:
+  [[nodiscard]] SlotBinding* slots() noexcept { return many_.empty() ? few_.data() : many_.data(); }
+  [[nodiscard]] const SlotBinding* slots() const noexcept { return many_.empty() ? few_.data() : many_.data(); }
+
   const Schedule* schedule_;
-  std::vector<SlotBinding> slots_;
+  std::array<SlotBinding, 8> few_{};  // a small plan allocates nothing
+  std::vector<SlotBinding> many_;
 };
 
 /// Runs one op on bound memory with the library's kernels (or `attend`, if given).
@@ -60,7 +72,7 @@ struct RunOptions {
   int num_threads = 1;    // for the kernels
   AttendKernel attend{};  // the user's own, if any
   std::vector<TraceEvent>* trace = nullptr;
-  std::string description{};  // lines about the operation, compared between ranks on a mismatch; empty: the schedule's name
+  std::string_view description{};  // lines about the operation, compared between ranks on a mismatch; empty: the schedule's name
 };
 
 /// Runs this rank's schedule: the caller computes, one progress thread drives all communication lanes; a sequential

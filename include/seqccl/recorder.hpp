@@ -54,9 +54,10 @@ class Recorder {
   struct Shape {
     std::int64_t batch, tokens, heads, dim;
   };
-  /// The caller's tensors. `sendable`: his memory is contiguous along tokens, so sends may read it in place.
+  /// The caller's tensors. `sendable`: his memory is contiguous along tokens, so sends may read it in place;
+  /// `receivable`: and peers may write it.
   [[nodiscard]] Block input(Tensor tensor, DType dtype, Shape shape, bool sendable = false);
-  [[nodiscard]] Block output(Tensor tensor, DType dtype, Shape shape);
+  [[nodiscard]] Block output(Tensor tensor, DType dtype, Shape shape, bool receivable = false);
   /// Arena memory, stored (T, B, H, D). An empty shape gives an empty block and takes no memory.
   [[nodiscard]] Block scratch(DType dtype, Shape shape);
 
@@ -64,7 +65,8 @@ class Recorder {
   [[nodiscard]] Block sendable(const Block& block);
 
   /// Messages in flight together. Empty blocks are dropped (drop them on both sides: sizes are known everywhere).
-  /// An exchange with nothing to say is not recorded. @throws Error(internal) if a send is not contiguous, a receive is not scratch,
+  /// An exchange with nothing to say is not recorded. @throws Error(internal) if a send is not contiguous, a receive is neither scratch nor
+  /// receivable,
   /// a peer is this rank or outside the communicator
   void exchange(std::vector<Transfer> sends, std::vector<Transfer> receives, Lane lane = Lane::comm, Native native = Native::none,
                 Rank about = -1);

@@ -59,7 +59,7 @@ enum class Tensor : std::uint8_t {
 };
 [[nodiscard]] const char* name(Tensor tensor) noexcept;
 
-/// Where a slot's memory comes from. Peers may write scratch only: it lies in the communicator's arena.
+/// Where a slot's memory comes from. Peers write scratch, which lies in the communicator's arena, and outputs that are receivable.
 enum class SlotKind : std::uint8_t { input, output, scratch };
 
 /// (B, T, H, D) of one dtype. Scratch is stored token-major, (T, B, H, D), so that a run of tokens is contiguous; the
@@ -71,6 +71,7 @@ struct Slot {
   std::int64_t batch = 0, tokens = 0, heads = 0, dim = 0;
   std::size_t offset_bytes = 0;  // in the arena; scratch only
   bool sendable = true;          // runs of tokens are contiguous in memory
+  bool receivable = false;       // an output in memory from Communicator::allocate, runs of tokens contiguous: peers may write it
 
   [[nodiscard]] std::size_t num_bytes() const noexcept {
     return static_cast<std::size_t>(batch * tokens * heads * dim) * size_bytes(dtype);
@@ -117,6 +118,7 @@ struct Schedule {
   std::vector<CustomFunction> functions;
   std::size_t workspace_bytes = 0;
   bool is_sequential = true;  // no step can overlap another: runs on the caller's thread
+  double kernel_flops = 0;    // of attend, linear and custom steps (infinite: nobody knows): what is worth a second thread
 
   [[nodiscard]] std::span<const Transfer> sends(const Exchange& exchange) const noexcept {
     return std::span(transfers).subspan(exchange.first, exchange.num_sends);

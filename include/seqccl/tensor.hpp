@@ -19,6 +19,7 @@ struct Geometry {
   int num_axes = 0;
   std::array<std::int64_t, max_axes> shape{};
   std::array<std::int64_t, max_axes> strides{};
+  bool operator==(const Geometry&) const = default;
 
   [[nodiscard]] std::int64_t num_elements() const noexcept {
     std::int64_t count = 1;
@@ -40,6 +41,7 @@ struct ConstTensorView {
   const void* data = nullptr;
   DType dtype = DType::f32;
   Geometry geometry;
+  bool operator==(const ConstTensorView&) const = default;
 
   [[nodiscard]] std::int64_t extent(int axis) const noexcept { return geometry.shape[axis]; }
   [[nodiscard]] std::int64_t stride(int axis) const noexcept { return geometry.strides[axis]; }

@@ -7,8 +7,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "seqccl/buffer.hpp"
 #include "seqccl/error.hpp"
 #include "seqccl/schedule.hpp"
 
@@ -25,11 +27,14 @@ struct Message {
   std::uint64_t flag = 0;  // plan fingerprint and run: sender and receiver must agree
 };
 
-/// How a rank waits: `spins` polls, then `yields` polls with a yield between them, then it blocks until it is woken.
+/// How a rank waits: `spins` polls, then `yields` polls with a yield between them, then it blocks until it is woken. A plan that runs
+/// on one thread alone polls `inline_spins` times more: nobody of this rank could use the core meanwhile.
 struct WaitPolicy {
   int spins = 20;
   int yields = 200;
-  /// Ranks on the host against the cores this process may use: spin long when every rank has a core, else yield soon.
+  int inline_spins = 0;
+  /// Ranks on the host against the cores this process may use: spin long when every thread of a rank has a core, else yield soon;
+  /// spin long in inline plans when every rank has a core.
   [[nodiscard]] static WaitPolicy for_host(int ranks_on_host);
   [[nodiscard]] std::string describe() const;
 };
@@ -67,8 +72,12 @@ class Transport {
   /// Memory that peers may write into, at least `num_bytes` and 64-byte aligned; contents are lost when it grows. It belongs to the
   /// transport, and is given back after the last peer can write. @throws std::bad_alloc
   [[nodiscard]] virtual std::byte* arena(std::size_t num_bytes) = 0;
-  /// Grants one credit for `receive`, whose memory must lie in the arena unless the transport is of threads, and must stay untouched
-  /// until arrived(). Returns the ticket to ask with.
+  /// Memory of the caller's that peers may write into as they may into the arena, until it is freed. @throws std::bad_alloc
+  [[nodiscard]] virtual Buffer allocate(std::size_t num_bytes) { return Buffer(num_bytes); }
+  /// True if `num_bytes` at `data` lie in memory from allocate() that peers can reach.
+  [[nodiscard]] virtual bool is_receivable(const std::byte* /*data*/, std::size_t /*num_bytes*/) const noexcept { return false; }
+  /// Grants one credit for `receive`, whose memory must lie in the arena or be receivable unless the transport is of threads, and must
+  /// stay untouched until arrived(). Returns the ticket to ask with.
   [[nodiscard]] virtual std::uint64_t arm(const Message& receive) = 0;
   /// True once the bytes are handed over and `send.data` may change; false while there is no credit.
   [[nodiscard]] virtual bool try_send(const Message& send) = 0;
@@ -78,6 +87,8 @@ class Transport {
   virtual void check() = 0;
   /// Called between polls, `attempt` counting from 0: spins, yields or blocks (at most until `deadline`).
   virtual void idle(int attempt, SteadyClock::time_point deadline) = 0;
+  /// WaitPolicy::inline_spins: how far below 0 the attempts of a rank that has only this one thread begin; they spin.
+  [[nodiscard]] virtual int inline_spins() const noexcept { return 0; }
   /// Wakes this rank's own threads out of idle().
   virtual void wake() noexcept = 0;
   /// Ends the group for all ranks: every wait throws `error`. The first call wins. Any thread.
@@ -85,7 +96,7 @@ class Transport {
   /// What rank `rank` is doing.
   [[nodiscard]] virtual RankStatus& status(Rank rank) noexcept = 0;
   /// A text that describes this rank's current operation, for comparison on a mismatch.
-  virtual void describe_operation(const std::string& text) = 0;
+  virtual void describe_operation(std::string_view text) = 0;
 
   /// Bytes received from each rank since the start, counted where they arrive.
   [[nodiscard]] virtual std::vector<std::uint64_t> received_bytes() const = 0;
@@ -95,8 +106,8 @@ class Transport {
 /// Waits until `done()` is true, in the transport's manner. Every wait in the library is this one.
 /// Returns false if `deadline` passes first. @throws what Transport::check throws
 template <class Done>
-bool wait_until(Transport& transport, SteadyClock::time_point deadline, Done&& done) {
-  for (int attempt = 0;; ++attempt) {
+bool wait_until(Transport& transport, SteadyClock::time_point deadline, Done&& done, bool is_inline = false) {
+  for (int attempt = is_inline ? -transport.inline_spins() : 0;; ++attempt) {
     if (done()) return true;
     transport.check();
     if (attempt > 64 && SteadyClock::now() >= deadline) return false;

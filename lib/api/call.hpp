@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <initializer_list>
+#include <optional>
 #include <string>
 
 #include "operation.hpp"
@@ -37,15 +38,52 @@ class OrderedCall {
     if (view) memory_.bind(next_, view);  // what is absent holds nothing: require has seen to it
     ++next_;
   }
+  [[nodiscard]] const Schedule& schedule() const noexcept { return memory_.schedule(); }
   /// `identity`: what peers compare on a mismatch.
   void run(const std::string& identity) { run_on(comm_, memory_, identity, {}, nullptr); }
-  /// With the plan's name before the spec's text as identity.
-  void run_as(const std::string& description) { run(memory_.schedule().name + "\n" + description); }
 
  private:
   Communicator& comm_;
   Bindings memory_;
   SlotIndex next_ = 0;
+};
+
+/// A call of one plan from one tensor to another that is kept bound: who comes again with the same two pays for neither checks nor
+/// binding, which cost more than a small message does.
+class KeptCall {
+ public:
+  /// Runs the last call again if it had these tensors; false if not.
+  [[nodiscard]] bool repeat(Communicator& comm, PlannedPass& pass, const ConstTensorView& from, const TensorView& to) {
+    if (!call_ || !(from == from_) || !(to == ConstTensorView(to_)) || is_receivable(comm, bound_to_) != receivable_) return false;
+    if (comm.arena(call_->schedule().workspace_bytes) != arena_) return false;
+    call_->run(pass.kept_identity());
+    return true;
+  }
+  /// Binds what has been checked and runs it. `bound_from`, `bound_to`: the same tensors in the axes of the plan; `bind_to(call)` binds
+  /// the latter.
+  template <class Spec, class BindTo>
+  void run(Communicator& comm, PlannedPass& pass, const Spec& spec, const ConstTensorView& from, const TensorView& to,
+           const ConstTensorView& bound_from, const TensorView& bound_to, BindTo&& bind_to) {
+    call_.reset();  // a call that fails is not kept
+    receivable_ = is_receivable(comm, bound_to);
+    const Schedule& plan = pass.schedule(tokens_are_contiguous(bound_from), receivable_);
+    arena_ = comm.arena(plan.workspace_bytes);
+    OrderedCall call(comm, plan);
+    call.bind(bound_from);
+    bind_to(call);
+    call.run(pass.identity(plan, spec));
+    from_ = from;
+    to_ = to;
+    bound_to_ = bound_to;
+    call_.emplace(std::move(call));
+  }
+
+ private:
+  std::optional<OrderedCall> call_;
+  ConstTensorView from_;
+  TensorView to_, bound_to_;
+  bool receivable_ = false;
+  std::byte* arena_ = nullptr;
 };
 
 SEQCCL_END

@@ -5,6 +5,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -25,7 +27,7 @@ Error refuse(const char* name, const std::string& what) {
 }
 
 /// Axes [first, end) as one.
-Axis join(const char* name, const std::vector<Axis>& axes, int first, int end) {
+Axis join(const char* name, std::span<const Axis> axes, int first, int end) {
   Axis joined;
   int outer = -1;  // of the axes that are longer than 1, the last one looked at
   for (int axis = end - 1; axis >= first; --axis) {
@@ -48,7 +50,8 @@ template <class View>
 View folded(const char* name, const View& view, const std::vector<std::int64_t>& shape, const DimensionSwitchSpec& spec) {
   const auto num_axes = static_cast<int>(shape.size());
   const int outer = std::min(spec.from, spec.to), inner = std::max(spec.from, spec.to);
-  std::vector<Axis> axes(shape.size());
+  std::array<Axis, 8> all{};  // validate allows no more
+  const std::span<Axis> axes(all.data(), shape.size());
   std::int64_t num_elements = 1;
   for (int axis = num_axes - 1; axis >= 0; --axis) {  // of contiguous memory
     const auto i = static_cast<std::size_t>(axis);
@@ -91,7 +94,9 @@ View folded(const char* name, const View& view, const std::vector<std::int64_t>&
 struct DimensionSwitch::State {
   Communicator* comm;
   DimensionSwitchSpec spec;
+  std::vector<std::int64_t> shape_before, shape_after;  // this rank's
   PlannedPass plan{nullptr};
+  KeptCall kept{};
 
   [[nodiscard]] std::vector<std::int64_t> local_shape(int axis) const {
     std::vector<std::int64_t> shape = spec.shape;
@@ -105,8 +110,11 @@ DimensionSwitch::DimensionSwitch(Communicator& comm, DimensionSwitchSpec spec) {
   validate(spec, comm.size());
   state_ = std::make_unique<State>(State{&comm, std::move(spec)});
   State* state = state_.get();
-  state->plan = PlannedPass([state](bool sendable) {
-    return collectives::dimension_switch(state->spec, state->comm->rank(), state->comm->size(), {.inputs_sendable = sendable});
+  state->shape_before = state->local_shape(state->spec.from);
+  state->shape_after = state->local_shape(state->spec.to);
+  state->plan = PlannedPass([state](bool sendable, bool receivable) {
+    return collectives::dimension_switch(state->spec, state->comm->rank(), state->comm->size(),
+                                         {.inputs_sendable = sendable, .outputs_receivable = receivable});
   });
 }
 DimensionSwitch::~DimensionSwitch() = default;
@@ -121,14 +129,11 @@ const DimensionSwitchSpec& DimensionSwitch::spec() const noexcept { return state
 
 void DimensionSwitch::run(ConstTensorView before, TensorView after) {
   const DimensionSwitchSpec& spec = state_->spec;
-  const ConstTensorView from = folded("before", before, state_->local_shape(spec.from), spec);
-  const TensorView to = folded("after", after, state_->local_shape(spec.to), spec);
+  if (state_->kept.repeat(*state_->comm, state_->plan, before, after)) return;
+  const ConstTensorView from = folded("before", before, state_->shape_before, spec);
+  const TensorView to = folded("after", after, state_->shape_after, spec);
   require_distinct("DimensionSwitch::run", {{"before", from}}, {{"after", to}});
-  const Schedule& plan = state_->plan.schedule(tokens_are_contiguous(from));
-  OrderedCall call(*state_->comm, plan);
-  call.bind(from);
-  call.bind(to);
-  call.run(state_->plan.identity(plan, spec));
+  state_->kept.run(*state_->comm, state_->plan, spec, before, after, from, to, [&](OrderedCall& call) { call.bind(to); });
 }
 
 SEQCCL_END

@@ -21,6 +21,7 @@ struct HeadSwap::State {
   Communicator* comm;
   HeadSwapSpec spec;
   PlannedPass to_heads{nullptr}, to_tokens{nullptr};
+  KeptCall kept_to_heads{}, kept_to_tokens{};
 
   void require_tokens(const char* who, const ConstTensorView& tokens) const {
     require_contiguous_rows(who, "tokens", tokens, spec.dtype,
@@ -36,8 +37,10 @@ HeadSwap::HeadSwap(Communicator& comm, HeadSwapSpec spec) {
   validate(spec, comm.size());
   state_ = std::make_unique<State>(State{&comm, std::move(spec)});
   State* state = state_.get();
-  state->to_heads = PlannedPass(
-      [state](bool sendable) { return collectives::head_swap_to_heads(state->spec, state->comm->rank(), {.inputs_sendable = sendable}); });
+  state->to_heads = PlannedPass([state](bool sendable, bool receivable) {
+    return collectives::head_swap_to_heads(state->spec, state->comm->rank(),
+                                           {.inputs_sendable = sendable, .outputs_receivable = receivable});
+  });
   state->to_tokens = PlannedPass(
       [state](bool sendable) { return collectives::head_swap_to_tokens(state->spec, state->comm->rank(), {.inputs_sendable = sendable}); });
 }
@@ -46,25 +49,23 @@ HeadSwap::HeadSwap(HeadSwap&&) noexcept = default;
 HeadSwap& HeadSwap::operator=(HeadSwap&&) noexcept = default;
 
 void HeadSwap::to_heads(ConstTensorView tokens, TensorView heads) {
+  if (state_->kept_to_heads.repeat(*state_->comm, state_->to_heads, tokens, heads)) return;
   const char* who = "HeadSwap::to_heads";
   state_->require_tokens(who, tokens);
   state_->require_heads(who, heads);
   require_distinct(who, {{"tokens", tokens}}, {{"heads", heads}});
-  OrderedCall call(*state_->comm, state_->to_heads.schedule(!tokens || tokens_are_contiguous(tokens)));
-  call.bind(tokens);
-  call.bind(heads);
-  call.run_as(state_->spec.describe());
+  state_->kept_to_heads.run(*state_->comm, state_->to_heads, state_->spec, tokens, heads, tokens, heads,
+                            [&](OrderedCall& call) { call.bind(heads); });
 }
 
 void HeadSwap::to_tokens(ConstTensorView heads, TensorView tokens) {
+  if (state_->kept_to_tokens.repeat(*state_->comm, state_->to_tokens, heads, tokens)) return;
   const char* who = "HeadSwap::to_tokens";
   state_->require_heads(who, heads);
   state_->require_tokens(who, tokens);
   require_distinct(who, {{"heads", heads}}, {{"tokens", tokens}});
-  OrderedCall call(*state_->comm, state_->to_tokens.schedule(!heads || tokens_are_contiguous(heads)));
-  call.bind(heads);
-  call.bind(tokens);
-  call.run_as(state_->spec.describe());
+  state_->kept_to_tokens.run(*state_->comm, state_->to_tokens, state_->spec, heads, tokens, heads, tokens,
+                             [&](OrderedCall& call) { call.bind(tokens); });
 }
 
 Rows HeadSwap::heads_of(Rank rank) const { return collectives::head_swap_heads(state_->spec, rank); }
@@ -121,7 +122,7 @@ void KvAllGather::gather(ConstTensorView k, ConstTensorView v, TensorView k_all,
   call.bind(v);
   call.bind(k_all);
   call.bind(v_all);
-  call.run_as(state_->spec.describe());
+  call.run(state_->gather.identity(call.schedule(), state_->spec));
 }
 
 void KvAllGather::reduce(ConstTensorView dk_all, ConstTensorView dv_all, TensorView dk, TensorView dv) {
@@ -137,7 +138,7 @@ void KvAllGather::reduce(ConstTensorView dk_all, ConstTensorView dv_all, TensorV
   call.bind(dv_all);
   call.bind(dk);
   call.bind(dv);
-  call.run_as(state_->spec.describe());
+  call.run(state_->reduce.identity(call.schedule(), state_->spec));
 }
 
 // --- StateScan --------------------------------------------------------------------------------------------------------------
@@ -200,7 +201,7 @@ void StateScan::run(ConstTensorView updates, ConstTensorView log_sums, ConstTens
   if (constant) call.bind(rearranged(log_sums, {-1, -1, 0, -1}));
   if (state_->takes_initial()) call.bind(rearranged(joined(who, "initial", initial), {0, -1, 1, 2}));
   call.bind(flat_entering);
-  call.run_as(spec.describe());
+  call.run(state_->run.identity(call.schedule(), spec));
 }
 
 // --- Ring -------------------------------------------------------------------------------------------------------------------
@@ -265,7 +266,7 @@ void Ring::run(ConstTensorView k, ConstTensorView v, std::span<const TensorView>
   call.bind(k);
   call.bind(v);
   for (const TensorView& view : state) call.bind(view);
-  call.run_as(spec.describe());
+  call.run(self->run->identity(call.schedule(), spec));
 }
 
 SEQCCL_END

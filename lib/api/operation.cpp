@@ -13,14 +13,24 @@ bool tokens_are_contiguous(const ConstTensorView& view) {
   return strides[3] == 1 && (shape[2] == 1 || strides[2] == shape[3]) && (shape[1] == 1 || strides[1] == shape[2] * shape[3]);
 }
 
+bool is_receivable(Communicator& comm, const ConstTensorView& view) {
+  if (!view || view.geometry.num_axes != 4 || view.extent(0) != 1 || !tokens_are_contiguous(view)) return false;
+  return comm.transport().is_receivable(view.as<std::byte>(),
+                                        static_cast<std::size_t>(view.geometry.num_elements()) * size_bytes(view.dtype));
+}
+
 void require(const char* who, const char* name, const ConstTensorView& view, DType dtype, std::initializer_list<std::int64_t> shape) {
-  const Geometry wanted = contiguous(shape);
-  bool same = view.geometry.num_axes == wanted.num_axes;
-  for (int axis = 0; same && axis < wanted.num_axes; ++axis) same = view.geometry.shape[axis] == wanted.shape[axis];
+  const auto num_axes = static_cast<int>(shape.size());
+  bool same = view.geometry.num_axes == num_axes, is_empty = false;
+  for (int axis = 0; axis < num_axes; ++axis) {
+    const std::int64_t extent = shape.begin()[axis];
+    same = same && view.geometry.shape[static_cast<std::size_t>(axis)] == extent;
+    is_empty = is_empty || extent == 0;
+  }
   const auto refuse = [&](const std::string& what) { return Error(ErrorKind::argument, fmt::format("{}: {} {}", who, name, what)); };
-  if (!view && wanted.num_elements() != 0) throw refuse(fmt::format("is missing, want {} {}", seqccl::name(dtype), to_string(wanted)));
+  if (!view && !is_empty) throw refuse(fmt::format("is missing, want {} {}", seqccl::name(dtype), to_string(contiguous(shape))));
   if (!view) return;
-  if (!same) throw refuse(fmt::format("has shape {}, want {}", to_string(view.geometry), to_string(wanted)));
+  if (!same) throw refuse(fmt::format("has shape {}, want {}", to_string(view.geometry), to_string(contiguous(shape))));
   if (view.dtype != dtype) throw refuse(fmt::format("is {}, want {}", seqccl::name(view.dtype), seqccl::name(dtype)));
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <concepts>
 #include <functional>
 #include <optional>
 #include <string>
@@ -14,15 +15,20 @@
 
 SEQCCL_BEGIN
 
-/// One pass (forward or backward) of a layer: two plans, for inputs that can be sent in place and for those that cannot.
+/// One pass (forward or backward) of a layer: a plan each for inputs that can be sent in place or not, and for outputs that peers may
+/// write or not.
 class PlannedPass {
  public:
-  using Record = std::function<Schedule(bool inputs_sendable)>;
+  using Record = std::function<Schedule(bool inputs_sendable, bool outputs_receivable)>;
   explicit PlannedPass(Record record) : record_(std::move(record)) {}
+  /// Of a plan that unpacks its outputs in any case.
+  template <class Sending>
+  requires std::invocable<Sending&, bool>
+  explicit PlannedPass(Sending record) : record_([record](bool inputs_sendable, bool) { return record(inputs_sendable); }) {}
 
-  [[nodiscard]] const Schedule& schedule(bool inputs_sendable) {
-    std::optional<Schedule>& plan = plans_[inputs_sendable ? 1 : 0];
-    if (!plan) plan = record_(inputs_sendable);
+  [[nodiscard]] const Schedule& schedule(bool inputs_sendable, bool outputs_receivable = false) {
+    std::optional<Schedule>& plan = plans_[(inputs_sendable ? 1 : 0) + (outputs_receivable ? 2 : 0)];
+    if (!plan) plan = record_(inputs_sendable, outputs_receivable);
     return *plan;
   }
   /// What peers compare on a mismatch: the plan's name and the spec's lines. Made once: long masks have long texts.
@@ -31,15 +37,20 @@ class PlannedPass {
     if (identity_.empty()) identity_ = plan.name + "\n" + spec.describe();
     return identity_;
   }
+  /// The same, made by an earlier call.
+  [[nodiscard]] const std::string& kept_identity() const noexcept { return identity_; }
 
  private:
   Record record_;
-  std::array<std::optional<Schedule>, 2> plans_;
+  std::array<std::optional<Schedule>, 4> plans_;
   std::string identity_;
 };
 
 /// True if the tokens of a (B, T, H, D) view lie one after the other.
 [[nodiscard]] bool tokens_are_contiguous(const ConstTensorView& view);
+
+/// True if what arrives for this contiguous (1, T, H, D) view can land in it: memory from Communicator::allocate.
+[[nodiscard]] bool is_receivable(Communicator& comm, const ConstTensorView& view);
 
 /// Throws Error(argument) unless `view` is there and has these extents and dtype. `who`: "Attention::forward".
 void require(const char* who, const char* name, const ConstTensorView& view, DType dtype, std::initializer_list<std::int64_t> shape);

@@ -15,6 +15,7 @@ struct SequenceGather::State {
   SequenceGatherSpec spec;
   std::vector<Segment> views;  // which rows of a whole sequence each of its slots is
   PlannedPass gather{nullptr}, reduce_scatter{nullptr};
+  KeptCall kept{};  // of gather
 
   void require_shard(const char* who, const char* name, const ConstTensorView& view, DType dtype) const {
     require_contiguous_rows(who, name, view, dtype, {spec.batch, spec.partition.tokens_on(comm->rank()), spec.heads, spec.head_dim});
@@ -43,8 +44,9 @@ SequenceGather::SequenceGather(Communicator& comm, SequenceGatherSpec spec) {
   std::vector<Segment> views = collectives::sequence_views(spec);
   state_ = std::make_unique<State>(State{&comm, std::move(spec), std::move(views)});
   State* state = state_.get();
-  state->gather = PlannedPass(
-      [state](bool sendable) { return collectives::sequence_gather(state->spec, state->comm->rank(), {.inputs_sendable = sendable}); });
+  state->gather = PlannedPass([state](bool sendable, bool receivable) {
+    return collectives::sequence_gather(state->spec, state->comm->rank(), {.inputs_sendable = sendable, .outputs_receivable = receivable});
+  });
   state->reduce_scatter = PlannedPass([state](bool sendable) {
     return collectives::sequence_reduce_scatter(state->spec, state->comm->rank(), {.inputs_sendable = sendable});
   });
@@ -56,15 +58,13 @@ SequenceGather& SequenceGather::operator=(SequenceGather&&) noexcept = default;
 const SequenceGatherSpec& SequenceGather::spec() const noexcept { return state_->spec; }
 
 void SequenceGather::gather(ConstTensorView tokens, TensorView sequence) {
+  if (state_->kept.repeat(*state_->comm, state_->gather, tokens, sequence)) return;
   const char* who = "SequenceGather::gather";
   state_->require_shard(who, "tokens", tokens, state_->spec.dtype);
   state_->require_sequence(who, "sequence", sequence);
   require_distinct(who, {{"tokens", tokens}}, {{"sequence", sequence}});
-  const Schedule& plan = state_->gather.schedule(tokens_are_contiguous(tokens));
-  OrderedCall call(*state_->comm, plan);
-  call.bind(tokens);
-  state_->bind_sequence(call, sequence);
-  call.run(state_->gather.identity(plan, state_->spec));
+  state_->kept.run(*state_->comm, state_->gather, state_->spec, tokens, sequence, tokens, sequence,
+                   [&](OrderedCall& call) { state_->bind_sequence(call, sequence); });
 }
 
 void SequenceGather::reduce_scatter(ConstTensorView partial, TensorView sums) {

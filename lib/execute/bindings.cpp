@@ -31,11 +31,12 @@ SlotBinding bound(const Schedule& schedule, const Slot& slot, const ConstTensorV
   if (slot.num_bytes() == 0) return binding;
   if (view.data == nullptr) throw fail("has no memory, want " + extents_of(slot));
   if (slot.dim > 1 && view.stride(3) != 1) throw fail(fmt::format("has stride {} along its last axis, want 1", view.stride(3)));
-  if (slot.kind == SlotKind::input && slot.sendable) {
+  if ((slot.kind == SlotKind::input && slot.sendable) || slot.receivable) {
     const auto dense = token_major_strides(slot);
     for (int axis = 0; axis < 3; ++axis) {
       if (extents[axis] > 1 && view.stride(axis) != dense[axis]) {
-        throw fail(fmt::format("is sent in place: it has stride {} along axis {}, want {}", view.stride(axis), axis, dense[axis]));
+        throw fail(fmt::format("is {} in place: it has stride {} along axis {}, want {}", slot.receivable ? "received" : "sent",
+                               view.stride(axis), axis, dense[axis]));
       }
     }
   }
@@ -44,10 +45,11 @@ SlotBinding bound(const Schedule& schedule, const Slot& slot, const ConstTensorV
 
 }  // namespace
 
-Bindings::Bindings(const Schedule& schedule, std::byte* arena) : schedule_(&schedule), slots_(schedule.slots.size()) {
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
+Bindings::Bindings(const Schedule& schedule, std::byte* arena) : schedule_(&schedule) {
+  if (schedule.slots.size() > few_.size()) many_.resize(schedule.slots.size());
+  for (std::size_t i = 0; i < schedule.slots.size(); ++i) {
     const Slot& slot = schedule.slots[i];
-    if (slot.kind == SlotKind::scratch) slots_[i] = {slot.num_bytes() == 0 ? arena : arena + slot.offset_bytes, token_major_strides(slot)};
+    if (slot.kind == SlotKind::scratch) slots()[i] = {slot.num_bytes() == 0 ? arena : arena + slot.offset_bytes, token_major_strides(slot)};
   }
 }
 
@@ -59,19 +61,19 @@ void Bindings::bind(Tensor tensor, const ConstTensorView& view) {
   if (const SlotIndex slot = schedule_->find(tensor); slot != no_slot) bind(slot, view);
 }
 
-void Bindings::bind(SlotIndex slot, const TensorView& view) { slots_[slot] = bound(*schedule_, schedule_->slots[slot], view); }
+void Bindings::bind(SlotIndex slot, const TensorView& view) { slots()[slot] = bound(*schedule_, schedule_->slots[slot], view); }
 
 void Bindings::bind(SlotIndex slot, const ConstTensorView& view) {
   const Slot& to = schedule_->slots[slot];
   if (to.kind == SlotKind::output)
     throw Error(ErrorKind::argument, fmt::format("{}: {} is read-only, want memory to write into", schedule_->name, name(to.tensor)));
-  slots_[slot] = bound(*schedule_, to, view);
+  slots()[slot] = bound(*schedule_, to, view);
 }
 
 void Bindings::require_complete() const {
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
+  for (std::size_t i = 0; i < schedule_->slots.size(); ++i) {
     const Slot& slot = schedule_->slots[i];
-    if (slots_[i].base != nullptr || slot.num_bytes() == 0) continue;
+    if (slots()[i].base != nullptr || slot.num_bytes() == 0) continue;
     if (slot.kind == SlotKind::scratch) {
       throw Error(ErrorKind::argument, fmt::format("{}: arena is null, want {} bytes", schedule_->name, schedule_->workspace_bytes));
     }
@@ -82,18 +84,12 @@ void Bindings::require_complete() const {
 TensorView Bindings::view(const Block& block) const {
   if (!block.present()) return {};
   const Slot& slot = schedule_->slots[block.slot];
-  const SlotBinding& binding = slots_[block.slot];
-  const std::int64_t first = block.token_first * binding.strides[1] + block.head_first * binding.strides[2];
-  TensorView view;
-  view.data = block.empty() ? binding.base : binding.base + first * static_cast<std::int64_t>(size_bytes(slot.dtype));
-  view.dtype = slot.dtype;
-  view.geometry.num_axes = 4;
-  const std::array<std::int64_t, 4> extents{slot.batch, block.num_tokens, block.num_heads, slot.dim};
-  for (int axis = 0; axis < 4; ++axis) {
-    view.geometry.shape[axis] = extents[axis];
-    view.geometry.strides[axis] = binding.strides[axis];
-  }
-  return view;
+  const SlotBinding& binding = slots()[block.slot];
+  return {data(block),
+          slot.dtype,
+          {4,
+           {slot.batch, block.num_tokens, block.num_heads, slot.dim},
+           {binding.strides[0], binding.strides[1], binding.strides[2], binding.strides[3]}}};
 }
 
 SEQCCL_END

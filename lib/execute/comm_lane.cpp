@@ -32,9 +32,8 @@ void CommLane::post(const Exchange& exchange) {
   deadline_ = wait_.since + run_.options.timeout;
   std::uint64_t* ticket = &run_.scratch.tickets[exchange.first + exchange.num_sends];
   for (const Transfer& receive : run_.schedule.receives(exchange)) {
-    const TensorView to = run_.memory.view(receive.block);
     *ticket++ =
-        run_.transport.arm({receive.peer, lane_, static_cast<std::byte*>(to.data), run_.schedule.num_bytes(receive.block), run_.flag});
+        run_.transport.arm({receive.peer, lane_, run_.memory.data(receive.block), run_.schedule.num_bytes(receive.block), run_.flag});
   }
 }
 
@@ -47,8 +46,7 @@ bool CommLane::move_sends(const Exchange& exchange) {
   for (const Transfer& send : run_.schedule.sends(exchange)) {
     std::uint64_t& state = *ticket++;
     if (state == moved_ticket || run_.scratch.refused_in[send.peer] == pass) continue;
-    const TensorView from = run_.memory.view(send.block);
-    const Message message{send.peer, lane_, static_cast<std::byte*>(from.data), run_.schedule.num_bytes(send.block), run_.flag};
+    const Message message{send.peer, lane_, run_.memory.data(send.block), run_.schedule.num_bytes(send.block), run_.flag};
     const bool left = run_.transport.status(send.peer).left.load(std::memory_order_acquire);  // before the last try
     if (run_.transport.try_send(message)) {
       state = moved_ticket;

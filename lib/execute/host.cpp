@@ -27,7 +27,7 @@ void publish_wait(HostRun& run, const Lanes& lanes) {
     if (lane.waits_for_peer() && (oldest == nullptr || lane.wait().since < oldest->wait().since)) oldest = &lane;
   }
   const std::int32_t peer = oldest == nullptr ? -1 : oldest->wait().peer;
-  if (run.status.waiting_for.load(std::memory_order_relaxed) != peer) run.status.waiting_for.store(peer);
+  if (run.status.waiting_for.load(std::memory_order_relaxed) != peer) run.status.waiting_for.store(peer, std::memory_order_release);
 }
 
 /// Advances the lanes until `done()`.
@@ -46,7 +46,7 @@ void drive(HostRun& run, Lanes& lanes, Done&& done) {
     }
     // A lane that waits for this rank's own compute lane has no deadline: the peers judge this rank.
     if (deadline == SteadyClock::time_point::max()) deadline = SteadyClock::now() + std::chrono::hours(1);
-    if (wait_until(run.transport, deadline, poll)) continue;
+    if (wait_until(run.transport, deadline, poll, run.is_inline)) continue;
     for (CommLane& lane : lanes) {
       if (lane.waits_for_peer() && lane.deadline() <= SteadyClock::now()) lane.look_for_stall();
     }
@@ -55,7 +55,7 @@ void drive(HostRun& run, Lanes& lanes, Done&& done) {
 
 void compute(HostRun& run, std::uint32_t index) {
   run.begin_step(index);  // before compute_step: whoever sees the new state must not see the old time
-  run.status.compute_step.store(static_cast<std::int32_t>(index));
+  run.status.compute_step.store(static_cast<std::int32_t>(index), std::memory_order_release);
   try {
     run_op(run.schedule.ops[run.schedule.steps[index].index], run.memory, run.options.attend,
            {run.options.num_threads, &run.status.progress_ns});
@@ -65,22 +65,35 @@ void compute(HostRun& run, std::uint32_t index) {
     run.fail({ErrorKind::local, fmt::format("{}: {}: unknown exception", run.who(), run.where(index)), {run.schedule.rank}});
   }
   run.end_step(index);
-  run.status.compute_step.store(-1);
+  run.status.compute_step.store(-1, std::memory_order_release);
 }
 
-// Program order on one thread: nothing to overlap, so no hand-off.
+// One thread: sends and arms what it can, then computes what it can, and waits only when it can do neither. A long step would hold up
+// messages, so this is for plans whose steps are short.
 void run_inline(HostRun& run, Lanes& lanes) {
-  std::array<std::uint32_t, num_lanes> count{};
-  for (std::uint32_t index = 0; index < run.schedule.steps.size(); ++index) {
-    const auto lane = static_cast<std::size_t>(run.schedule.steps[index].lane);
-    ++count[lane];
-    if (lane == 0) {
+  const auto num_steps = static_cast<std::uint32_t>(run.schedule.steps.size());
+  std::uint32_t index = run.next_step(Lane::compute, 0);
+  const auto can_compute = [&] { return index < num_steps && run.clock_met(run.schedule.steps[index]); };
+  const auto lanes_finished = [&] { return std::all_of(lanes.begin(), lanes.end(), [](const CommLane& lane) { return lane.finished(); }); };
+  for (;;) {
+    for (CommLane& lane : lanes) lane.advance();
+    if (can_compute()) {
       run.transport.check();
       compute(run, index);
+      index = run.next_step(Lane::compute, index + 1);
+    } else if (index == num_steps && lanes_finished()) {
+      return;
     } else {
-      drive(run, lanes, [&] { return run.done[lane].load(std::memory_order_relaxed) == count[lane]; });
+      drive(run, lanes, [&] { return index < num_steps ? can_compute() : lanes_finished(); });
     }
   }
+}
+
+// A thread beside the caller's costs some 50 microseconds a run.
+bool runs_inline(const Schedule& schedule, int num_threads) {
+  if (schedule.is_sequential || schedule.exchanges.empty()) return true;
+  const bool copies_are_long = num_threads > 1 && schedule.workspace_bytes > (std::size_t{4} << 20);  // and a core is idle
+  return schedule.kernel_flops < 2e6 && !copies_are_long;
 }
 
 void run_overlapped(HostRun& run, Lanes& lanes) {
@@ -121,7 +134,7 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
                                                  schedule.num_ranks, transport.rank(), transport.num_ranks()));
   }
   transport.check();
-  transport.describe_operation(options.description.empty() ? schedule.name : options.description);
+  transport.describe_operation(options.description.empty() ? std::string_view(schedule.name) : options.description);
   if (options.trace != nullptr) options.trace->assign(schedule.steps.size(), {});
 
   // Taken out while in use: a Custom op may run a schedule of another communicator on this thread.
@@ -134,12 +147,14 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
   RankStatus& status = transport.status(transport.rank());
   const auto begin = SteadyClock::now();
   status.progress_ns.store(begin.time_since_epoch().count(), std::memory_order_release);
-  const std::uint64_t operation = status.operation.fetch_add(1) + 1;
+  const std::uint64_t operation = status.operation.load(std::memory_order_relaxed) + 1;
+  status.operation.store(operation, std::memory_order_release);
   HostRun run{schedule, memory, transport, options, scratch, status, operation, message_flag(schedule.fingerprint, operation), begin};
+  run.is_inline = runs_inline(schedule, options.num_threads);
   Lanes lanes{CommLane(run, Lane::comm), CommLane(run, Lane::comm2), CommLane(run, Lane::comm3)};
 
   try {
-    if (schedule.is_sequential || schedule.exchanges.empty())
+    if (run.is_inline)
       run_inline(run, lanes);
     else
       run_overlapped(run, lanes);
@@ -149,9 +164,9 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
     run.fail({ErrorKind::local, fmt::format("{}: {}", run.who(), error.what()), {schedule.rank}});
   }
 
-  status.waiting_for.store(-1);
-  status.progress_ns.store(SteadyClock::now().time_since_epoch().count(), std::memory_order_release);
-  status.finished.store(operation);
+  if (status.waiting_for.load(std::memory_order_relaxed) != -1) status.waiting_for.store(-1, std::memory_order_release);
+  if (!run.is_inline) status.progress_ns.store(SteadyClock::now().time_since_epoch().count(), std::memory_order_release);
+  status.finished.store(operation, std::memory_order_release);
   spare = std::move(scratch);
 }
 

@@ -29,6 +29,7 @@ struct HostRun {
   std::uint64_t operation = 0;  // 1 for the communicator's first
   std::uint64_t flag = 0;       // carried by every message of this run
   SteadyClock::time_point begin;
+  bool is_inline = false;                                    // on one thread
   std::array<std::atomic<std::uint32_t>, num_lanes> done{};  // steps of each lane
 
   [[nodiscard]] bool clock_met(const Step& step) const noexcept {

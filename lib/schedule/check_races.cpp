@@ -110,8 +110,9 @@ class Races {
       }
       for (const Transfer& receive : schedule_.receives(exchange)) {
         const Slot& slot = schedule_.slots[receive.block.slot];
-        if (slot.kind != SlotKind::scratch)
-          problem(index, fmt::format("rank {} writes into the caller's {}: peers may write scratch only", receive.peer, name(slot.tensor)));
+        if (slot.kind != SlotKind::scratch && !(slot.kind == SlotKind::output && slot.receivable))
+          problem(index, fmt::format("rank {} writes into the caller's {}: peers may write scratch and receivable outputs only",
+                                     receive.peer, name(slot.tensor)));
         if (!is_contiguous(receive.block)) problem(index, fmt::format("what it receives from rank {} is not contiguous", receive.peer));
         blocks.emplace_back(receive.block, true);
       }

@@ -5,7 +5,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
+#include <type_traits>
 #include <utility>
+
+#include "seqccl/cost.hpp"
 
 SEQCCL_BEGIN
 
@@ -16,6 +20,20 @@ constexpr std::size_t alignment_bytes = 64;
 std::uint64_t hash_of(const std::string& text, std::uint64_t hash = 0xcbf29ce484222325u) {  // FNV-1a
   for (const char letter : text) hash = (hash ^ static_cast<unsigned char>(letter)) * 0x100000001b3u;
   return hash;
+}
+
+// Movement costs no flops here: copies gain nothing from a thread beside the one that sends, unless cores are idle.
+double kernel_flops(const Schedule& schedule, const Op& op) {
+  return std::visit(
+      [&]<class T>(const T&) {
+        if constexpr (std::is_same_v<T, Custom>) return std::numeric_limits<double>::infinity();
+        if constexpr (std::is_same_v<T, Attend> || std::is_same_v<T, AttendBackward> || std::is_same_v<T, LinearSummary> ||
+                      std::is_same_v<T, LinearLocal> || std::is_same_v<T, LinearEnter> || std::is_same_v<T, LinearSummaryBackward> ||
+                      std::is_same_v<T, LinearBackward>)
+          return cost_of(schedule, op).flops;
+        return 0.0;
+      },
+      op);
 }
 
 }  // namespace
@@ -54,8 +72,9 @@ Block Recorder::input(Tensor tensor, DType dtype, Shape shape, bool sendable) {
   return add_slot({SlotKind::input, tensor, dtype, shape.batch, shape.tokens, shape.heads, shape.dim, 0, sendable && shape.batch == 1});
 }
 
-Block Recorder::output(Tensor tensor, DType dtype, Shape shape) {
-  return add_slot({SlotKind::output, tensor, dtype, shape.batch, shape.tokens, shape.heads, shape.dim, 0, false});
+Block Recorder::output(Tensor tensor, DType dtype, Shape shape, bool receivable) {
+  return add_slot(
+      {SlotKind::output, tensor, dtype, shape.batch, shape.tokens, shape.heads, shape.dim, 0, false, receivable && shape.batch == 1});
 }
 
 Block Recorder::scratch(DType dtype, Shape shape) {
@@ -112,7 +131,8 @@ void Recorder::exchange(std::vector<Transfer> sends, std::vector<Transfer> recei
   }
   for (Transfer& receive : receives) {
     if (receive.peer < 0 || receive.peer >= num_ranks() || receive.peer == rank()) throw refuse(receive, "no such peer");
-    if (slot(receive.block).kind != SlotKind::scratch) throw refuse(receive, "peers may write scratch only");
+    if (slot(receive.block).kind != SlotKind::scratch && !slot(receive.block).receivable)
+      throw refuse(receive, "peers may write scratch and what is receivable only");
     if (region_of(schedule_, receive.block).count > 1) throw refuse(receive, "what is received must be contiguous");
     touch(step, receive.block, Access::write);
     receive.peer = world(receive.peer);
@@ -153,6 +173,7 @@ Schedule Recorder::finish(const std::string& identity) && {
     ++done[static_cast<int>(step.lane)];
     previous = step.lane;
   }
+  for (const Op& op : schedule_.ops) schedule_.kernel_flops += kernel_flops(schedule_, op);
   return std::move(schedule_);
 }
 

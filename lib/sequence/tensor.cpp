@@ -34,9 +34,8 @@ Geometry contiguous(std::initializer_list<std::int64_t> shape) {
     if (extent < 0) throw Error(ErrorKind::argument, fmt::format("contiguous: shape[{}] is {}, want 0 or more", axis, extent));
     result.strides[axis] = dense;
     // An empty axis counts as 1, so that the strides of the axes before it stay representable too.
-    if (extent > std::numeric_limits<std::int64_t>::max() / dense)
+    if (__builtin_mul_overflow(dense, std::max<std::int64_t>(extent, 1), &dense))
       throw Error(ErrorKind::argument, fmt::format("contiguous: shape {} has too many elements, want fewer than 2^63", to_string(result)));
-    dense *= std::max<std::int64_t>(extent, 1);
   }
   return result;
 }

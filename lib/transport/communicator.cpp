@@ -41,9 +41,9 @@ std::vector<std::unique_ptr<Transport>> transports_of(int num_ranks, const char*
 // --- Buffer ---------------------------------------------------------------------------------------------------------
 
 Buffer::Buffer(std::size_t num_bytes)
-    : data_(num_bytes == 0 ? nullptr : static_cast<std::byte*>(::operator new(num_bytes, alignment))), num_bytes_(num_bytes) {}
-
-void Buffer::Free::operator()(std::byte* memory) const noexcept { ::operator delete(memory, alignment); }
+    : data_(num_bytes == 0 ? nullptr : static_cast<std::byte*>(::operator new(num_bytes, alignment)),
+            [](std::byte* memory) { ::operator delete(memory, alignment); }),
+      num_bytes_(num_bytes) {}
 
 // --- Communicator ---------------------------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ void Communicator::set_num_threads(int num_threads) {
 }
 int Communicator::num_threads() const noexcept { return state_->num_threads; }
 
-Buffer Communicator::allocate(std::size_t num_bytes) { return Buffer(num_bytes); }
+Buffer Communicator::allocate(std::size_t num_bytes) { return state_->transport->allocate(num_bytes); }
 
 Work Communicator::start(std::function<void()> operation) {
   if (!operation) throw Error(ErrorKind::argument, "Communicator::start: operation is empty, want a function");

@@ -31,7 +31,8 @@ TEST(WaitPolicy, GivesCoresAwaySoonerWhenRanksOutnumberThem) {
   const WaitPolicy alone = WaitPolicy::for_host(1), crowded = WaitPolicy::for_host(1 << 20);
   EXPECT_GE(alone.spins, crowded.spins);
   EXPECT_LT(crowded.spins, 100);
-  EXPECT_EQ((WaitPolicy{.spins = 3, .yields = 7}.describe()), "3 spins, 7 yields, then block");
+  EXPECT_EQ((WaitPolicy{.spins = 3, .yields = 7, .inline_spins = 5}.describe()),
+            "3 spins (8 in plans on one thread), 7 yields, then block");
 }
 
 }  // namespace

@@ -160,7 +160,28 @@ void sink_gradient(ConstTensorView sinks, ConstTensorView lse, ConstTensorView d
   }
 }
 
+namespace {
+
+/// True if the elements of both lie one after the other, in the same order.
+bool are_one_run(const ConstTensorView& from, const TensorView& to) {
+  if (from.dtype != to.dtype || from.geometry.num_axes != to.geometry.num_axes) return false;
+  std::int64_t dense = 1;
+  for (int axis = to.geometry.num_axes - 1; axis >= 0; --axis) {
+    const std::int64_t extent = to.extent(axis);
+    if (from.extent(axis) != extent || (extent != 1 && (from.stride(axis) != dense || to.stride(axis) != dense))) return false;
+    dense *= extent;
+  }
+  return dense <= item_elements;
+}
+
+}  // namespace
+
 void copy(ConstTensorView from, TensorView to, ThreadBudget num_threads) {
+  if (are_one_run(from, to)) {  // what is small must not cost more than its bytes
+    const auto num_bytes = static_cast<std::size_t>(to.geometry.num_elements()) * size_bytes(to.dtype);
+    if (num_bytes != 0) std::memcpy(to.data, from.data, num_bytes);
+    return;
+  }
   const Walk walk("copy", from.geometry, to.geometry);
   const std::int64_t from_stride = walk.inner().from, to_stride = walk.inner().to;
   with_element(from.dtype, [&]<class From>(From) {

@@ -13,7 +13,7 @@ namespace shm {
 
 /// A segment per rank. All ranks map all segments; peers write where the rank receives.
 ///
-///     Control │ Channel x (ranks x lanes), those towards this rank │ eager rooms of each channel │ arena, grows
+///     Control │ Channel x (ranks x lanes), those towards this rank │ eager rooms of each channel │ arena, grows │ ... │ heap, grows
 ///
 /// A message of at most eager_bytes is copied into the channel and out again: no credit, one way. A larger one is copied once, into the
 /// receiver's arena, when its credit is there. Both announce themselves in the slot of their number.
@@ -30,7 +30,7 @@ struct alignas(64) Slot {
 };
 struct Credit {
   std::atomic<std::uint64_t> number{0};  // of the message that may be written
-  std::uint64_t offset = 0;              // in the receiver's arena
+  std::uint64_t offset = 0;              // in the receiver's arena, or from heap_begin on in its file
   std::uint64_t num_bytes = 0, flag = 0;
 };
 /// From one rank to another on one lane. Message i, counted from 0, has slot and credit i mod num_slots.
@@ -56,6 +56,7 @@ struct Control {
   alignas(64) std::atomic<std::uint32_t> bell{0};  // futex
   std::atomic<std::uint32_t> sleeping{0};          // somebody waits for the bell, or is about to
   alignas(64) std::atomic<std::uint64_t> arena_bytes{0};
+  std::atomic<std::uint64_t> heap_end{0};      // where the caller's buffers end in the file
   std::atomic<std::uint32_t> text_version{0};  // odd: being written
   std::atomic<std::uint32_t> text_chars{0};
   char text[8192] = {};  // describes the operation
@@ -65,6 +66,7 @@ static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std
                   std::atomic<bool>::is_always_lock_free,
               "atomics in shared memory must not need a lock of one process");
 
+inline constexpr std::size_t heap_begin = std::size_t{1} << 42;  // in the file; an arena is smaller
 inline constexpr std::size_t page_bytes = std::size_t{2} << 20;  // where the arena begins, so that huge pages fit
 [[nodiscard]] constexpr std::size_t round_up(std::size_t value, std::size_t unit) noexcept { return (value + unit - 1) / unit * unit; }
 [[nodiscard]] constexpr std::size_t channels_offset() noexcept { return round_up(sizeof(Control), 64); }

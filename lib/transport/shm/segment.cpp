@@ -75,17 +75,24 @@ std::int64_t Segment::offset_of(const std::byte* data, std::size_t num_bytes) co
   return static_cast<std::int64_t>(at - begin);
 }
 
-std::byte* Segment::arena_up_to(std::size_t end) {
-  if (end > arena_.num_bytes()) {
-    const std::size_t num_bytes = control().arena_bytes.load(std::memory_order_acquire);
-    if (end > num_bytes) throw Error(ErrorKind::internal, fmt::format("shm: a credit ends at {}, beyond an arena of {}", end, num_bytes));
+std::byte* Segment::at(std::size_t offset, std::size_t num_bytes) {
+  if (offset < heap_begin)
+    return map_up_to(arena_, arena_offset(num_ranks_), offset + num_bytes, control().arena_bytes.load(std::memory_order_acquire)) + offset;
+  const std::size_t inside = offset - heap_begin;
+  return map_up_to(heap_, heap_begin, inside + num_bytes, control().heap_end.load(std::memory_order_acquire) - heap_begin) + inside;
+}
+
+// All that there is, so that it is done again only when the peer's has grown.
+std::byte* Segment::map_up_to(Mapping& mapping, std::size_t begin, std::size_t end, std::size_t size) {
+  if (end > mapping.num_bytes()) {
+    if (end > size) throw Error(ErrorKind::internal, fmt::format("shm: a credit ends at {}, beyond a peer's {} bytes", end, size));
     try {
-      arena_ = Mapping(file_, arena_offset(num_ranks_), num_bytes);
+      mapping = Mapping(file_, begin, size);
     } catch (const std::bad_alloc&) {
-      throw no_segment("mmap of a peer's arena", ENOMEM);
+      throw no_segment("mmap of a peer's memory", ENOMEM);
     }
   }
-  return arena_.data();
+  return mapping.data();
 }
 
 }  // namespace shm

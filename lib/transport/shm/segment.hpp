@@ -56,13 +56,15 @@ class Segment {
   std::byte* arena(std::size_t num_bytes);
   /// Offset of `num_bytes` at `data` in the owner's arena, or -1 if they lie outside.
   [[nodiscard]] std::int64_t offset_of(const std::byte* data, std::size_t num_bytes) const noexcept;
-  /// A peer's arena, mapped at least up to `end`.
-  std::byte* arena_up_to(std::size_t end);
+  /// `num_bytes` at a credit's offset, in a peer's arena or heap, mapped if need be.
+  std::byte* at(std::size_t offset, std::size_t num_bytes);
 
  private:
   int num_ranks_ = 0;
   Descriptor file_;
-  Mapping head_, arena_;
+  std::byte* map_up_to(Mapping& mapping, std::size_t begin, std::size_t end, std::size_t size);
+
+  Mapping head_, arena_, heap_;
 };
 
 }  // namespace shm

@@ -17,6 +17,7 @@
 #include "../mismatch.hpp"
 #include "../relax.hpp"
 #include "connect.hpp"
+#include "heap.hpp"
 
 SEQCCL_BEGIN
 namespace {
@@ -36,6 +37,7 @@ struct Armed {
   std::byte* data = nullptr;
   std::size_t num_bytes = 0;
   std::uint64_t flag = 0;
+  std::uint64_t offset = 0;  // of `data` for the credit, if it needs one
 };
 
 /// First in, first out; keeps its memory.
@@ -85,6 +87,7 @@ class ShmTransport final : public Transport {
       : rank_(rank),
         num_ranks_(static_cast<int>(meeting.segments.size())),
         segments_(std::move(meeting.segments)),
+        heap_(std::make_shared<shm::Heap>(segments_[static_cast<std::size_t>(rank)])),
         liveness_(std::move(meeting.liveness)),
         policy_(policy),
         incoming_(static_cast<std::size_t>(num_ranks_) * num_lanes),
@@ -107,13 +110,18 @@ class ShmTransport final : public Transport {
   Rank rank() const noexcept override { return rank_; }
   int num_ranks() const noexcept override { return num_ranks_; }
   std::byte* arena(std::size_t num_bytes) override { return own().arena(num_bytes); }
+  Buffer allocate(std::size_t num_bytes) override { return heap_->allocate(num_bytes); }
+  bool is_receivable(const std::byte* data, std::size_t num_bytes) const noexcept override {
+    return heap_->offset_of(data, num_bytes) >= 0;
+  }
 
   std::uint64_t arm(const Message& receive) override {
-    if (receive.num_bytes > shm::eager_bytes && own().offset_of(receive.data, receive.num_bytes) < 0)
+    std::int64_t offset = 0;
+    if (receive.num_bytes > shm::eager_bytes && (offset = offset_of(receive.data, receive.num_bytes)) < 0)
       throw Error(ErrorKind::internal,
-                  fmt::format("shm: rank {}: a receive of {} bytes is armed outside the arena", rank_, receive.num_bytes));
+                  fmt::format("shm: rank {}: a receive of {} bytes is armed outside the memory of peers", rank_, receive.num_bytes));
     Incoming& from = incoming(receive.peer, static_cast<int>(receive.lane));
-    from.armed.push_back({receive.data, receive.num_bytes, receive.flag});
+    from.armed.push_back({receive.data, receive.num_bytes, receive.flag, static_cast<std::uint64_t>(offset)});
     grant(receive.peer, from);
     if (from.armed.size() > shm::num_slots && !std::exchange(from.is_crowded, true))
       crowded_.emplace_back(receive.peer, static_cast<int>(receive.lane));
@@ -141,6 +149,8 @@ class ShmTransport final : public Transport {
   void check() override {
     if (failed()) throw_failure();
   }
+
+  int inline_spins() const noexcept override { return policy_.inline_spins; }
 
   void idle(int attempt, SteadyClock::time_point deadline) override {
     // Per thread, because two threads of a rank wait side by side; attempt 0 begins a new wait.
@@ -195,7 +205,7 @@ class ShmTransport final : public Transport {
 
   RankStatus& status(Rank rank) noexcept override { return control(rank).status; }
 
-  void describe_operation(const std::string& text) override {
+  void describe_operation(std::string_view text) override {
     if (text == own_text_) return;
     own_text_ = text;
     Control& mine = own().control();
@@ -212,6 +222,10 @@ class ShmTransport final : public Transport {
  private:
   [[nodiscard]] Segment& segment(Rank rank) noexcept { return segments_[static_cast<std::size_t>(rank)]; }
   [[nodiscard]] Segment& own() noexcept { return segment(rank_); }
+  [[nodiscard]] std::int64_t offset_of(const std::byte* data, std::size_t num_bytes) noexcept {
+    const std::int64_t in_arena = own().offset_of(data, num_bytes);
+    return in_arena >= 0 ? in_arena : heap_->offset_of(data, num_bytes);
+  }
   [[nodiscard]] Control& control(Rank rank) noexcept { return segment(rank).control(); }
   [[nodiscard]] std::size_t index(Rank peer, int lane) const noexcept {
     return static_cast<std::size_t>(peer) * num_lanes + static_cast<std::size_t>(lane);
@@ -265,7 +279,7 @@ class ShmTransport final : public Transport {
     }
     slot.flag = send.flag;
     slot.num_bytes = send.num_bytes;
-    std::memcpy(segment(send.peer).arena_up_to(credit.offset + credit.num_bytes) + credit.offset, send.data, send.num_bytes);
+    std::memcpy(segment(send.peer).at(credit.offset, credit.num_bytes), send.data, send.num_bytes);
     announce(slot, send.peer, to);
     return true;
   }
@@ -295,7 +309,7 @@ class ShmTransport final : public Transport {
       const Armed& armed = from.armed[from.granted - from.taken];
       if (armed.num_bytes <= shm::eager_bytes) continue;
       shm::Credit& credit = from.channel->credits[from.granted % shm::num_slots];
-      credit.offset = static_cast<std::uint64_t>(own().offset_of(armed.data, armed.num_bytes));
+      credit.offset = armed.offset;
       credit.num_bytes = armed.num_bytes;
       credit.flag = armed.flag;
       credit.number.store(from.granted + 1, std::memory_order_seq_cst);
@@ -411,6 +425,7 @@ class ShmTransport final : public Transport {
   Rank rank_;
   int num_ranks_;
   std::vector<Segment> segments_;
+  std::shared_ptr<shm::Heap> heap_;  // with the buffers
   shm::Liveness liveness_;
   WaitPolicy policy_;
   pid_t process_ = ::getpid();

@@ -93,6 +93,8 @@ class ThreadTransport final : public Transport {
     group_->throw_failure();
   }
 
+  int inline_spins() const noexcept override { return policy_.inline_spins; }
+
   void idle(int attempt, SteadyClock::time_point deadline) override {
     // The epoch that this thread read at the end of its last idle(), that is before its last poll. Per thread, because two
     // threads of a rank wait side by side; attempt 0 begins a new wait, so nothing is kept between waits.
@@ -115,7 +117,7 @@ class ThreadTransport final : public Transport {
   void abort(const Error& error) noexcept override { group_->fail(error); }
   RankStatus& status(Rank rank) noexcept override { return group_->seat(rank).status; }
 
-  void describe_operation(const std::string& text) override {
+  void describe_operation(std::string_view text) override {
     Seat& seat = group_->seat(rank_);
     const std::lock_guard lock(seat.text_mutex);
     seat.operation_text = text;

@@ -1,0 +1,62 @@
+// heap.cpp - ranges of a memory file, given to the caller and punched out again.
+// SPDX-License-Identifier: Apache-2.0
+#include "heap.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <new>
+
+SEQCCL_BEGIN
+namespace shm {
+
+Heap::Heap(const Segment& own) : file_(::fcntl(own.file().number(), F_DUPFD_CLOEXEC, 0)), control_(own.control()) {
+  if (!file_.is_open()) throw Error(ErrorKind::local, fmt::format("shm: no descriptor for the heap: {}", std::strerror(errno)));
+}
+
+Buffer Heap::allocate(std::size_t num_bytes) {
+  if (num_bytes == 0) return {};
+  const std::lock_guard lock(mutex_);
+  const std::size_t reserved = round_up(num_bytes, num_bytes < page_bytes ? 4096 : page_bytes);
+  const std::size_t offset = round_up(end_, num_bytes < page_bytes ? 4096 : page_bytes);
+  if (reserved < num_bytes || offset + reserved < offset) throw std::bad_alloc();
+  int failed = 0;
+  do {
+    failed = ::fallocate(file_.number(), 0, static_cast<off_t>(offset), static_cast<off_t>(reserved));
+  } while (failed != 0 && errno == EINTR);
+  if (failed != 0) throw std::bad_alloc();
+  Range range{Mapping(file_, offset, reserved), offset};
+  std::byte* const data = range.memory.data();
+  Buffer buffer(data, num_bytes, [heap = shared_from_this()](std::byte* memory) { heap->free(memory); });
+  ranges_.emplace(data, std::move(range));
+  end_ = offset + reserved;
+  control_.heap_end.store(end_, std::memory_order_release);
+  return buffer;
+}
+
+std::int64_t Heap::offset_of(const std::byte* data, std::size_t num_bytes) const noexcept {
+  const std::lock_guard lock(mutex_);
+  const auto after = ranges_.upper_bound(data);
+  if (after == ranges_.begin()) return -1;
+  const auto& [begin, range] = *std::prev(after);
+  const auto at = static_cast<std::size_t>(data - begin);
+  if (at > range.memory.num_bytes() || num_bytes > range.memory.num_bytes() - at) return -1;
+  return static_cast<std::int64_t>(range.offset + at);
+}
+
+void Heap::free(const std::byte* data) noexcept {
+  const std::lock_guard lock(mutex_);
+  const auto found = ranges_.find(data);
+  if (found == ranges_.end()) return;
+  const auto offset = static_cast<off_t>(found->second.offset);
+  const auto num_bytes = static_cast<off_t>(found->second.memory.num_bytes());
+  ranges_.erase(found);
+  (void)::fallocate(file_.number(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, num_bytes);  // else it goes with the segment
+}
+
+}  // namespace shm
+SEQCCL_END
