@@ -6,7 +6,7 @@ namespace ptx::test {
 namespace {
 
 // Each thread writes its word of `box` and reads that of another, `distance` further, with `between` in between.
-std::string exchange(const std::string& between, u32 distance) {
+std::string exchanging(const std::string& between, u32 distance) {
   return ".shared .align 4 .b8 box[512];\nmov.u32 %r9, box;\nshl.b32 %r1, %thread, 2;\nadd.u32 %r1, %r1, %r9;\nxor.b32 %r2, %thread, " +
          std::to_string(distance) + ";\nshl.b32 %r2, %r2, 2;\nadd.u32 %r2, %r2, %r9;\nst.shared.u32 [%r1], %thread;\n" + between +
          "\nld.shared.u32 %r3, [%r2];\ncvt.u64.u32 %d1, %r3;\nst.global.u64 [%out], %d1;";
@@ -19,28 +19,28 @@ std::string run_body(const std::string& body, u32 num_threads = 64, u64 seed = 0
 
 TEST(Races, ABarrierOrdersTheBlock) {
   for (const u64 seed : {0, 1, 2}) {
-    EXPECT_NE(run_body(exchange("", 32), 64, seed), "clean");
-    EXPECT_EQ(run_body(exchange("bar.sync 0;", 32), 64, seed), "clean");
-    EXPECT_EQ(run_body(exchange("bar.sync 3;", 1), 64, seed), "clean");
-    EXPECT_EQ(run_body(exchange("barrier.sync 0;", 32), 64, seed), "clean");
+    EXPECT_NE(run_body(exchanging("", 32), 64, seed), "clean");
+    EXPECT_EQ(run_body(exchanging("bar.sync 0;", 32), 64, seed), "clean");
+    EXPECT_EQ(run_body(exchanging("bar.sync 3;", 1), 64, seed), "clean");
+    EXPECT_EQ(run_body(exchanging("barrier.sync 0;", 32), 64, seed), "clean");
   }
 }
 
 TEST(Races, ASyncwarpOrdersItsMembersOnly) {
-  EXPECT_EQ(run_body(exchange("", 1)), "race in shared memory");  // lock step hides it: the numbers are right
-  EXPECT_EQ(run_body(exchange("bar.warp.sync -1;", 1)), "clean");
+  EXPECT_EQ(run_body(exchanging("", 1)), "race in shared memory");  // lock step hides it: the numbers are right
+  EXPECT_EQ(run_body(exchanging("bar.warp.sync -1;", 1)), "clean");
   const std::string halves =
       "and.b32 %r5, %thread, 16;\nsetp.eq.u32 %p1, %r5, 0;\n@%p1 bar.warp.sync 0xffff;\n@!%p1 bar.warp.sync 0xffff0000;";
-  EXPECT_EQ(run_body(exchange(halves, 1)), "clean");
-  EXPECT_EQ(run_body(exchange(halves, 16)), "race in shared memory");
-  EXPECT_EQ(run_body(exchange("shfl.sync.idx.b32 %r6, %thread, 0, 31, -1;", 1)), "race in shared memory");  // a shuffle orders no memory
-  EXPECT_EQ(run_body(exchange("membar.cta;", 1)), "race in shared memory");
+  EXPECT_EQ(run_body(exchanging(halves, 1)), "clean");
+  EXPECT_EQ(run_body(exchanging(halves, 16)), "race in shared memory");
+  EXPECT_EQ(run_body(exchanging("shfl.sync.idx.b32 %r6, %thread, 0, 31, -1;", 1)), "race in shared memory");  // a shuffle orders no memory
+  EXPECT_EQ(run_body(exchanging("membar.cta;", 1)), "race in shared memory");
 }
 
 TEST(Races, ASyncwarpPassesOnWhatABarrierTaught) {
   // Thread 0 learns from thread 32 at barrier 1, the others of its warp from thread 0.
   const std::string body =
-      exchange("setp.eq.u32 %p2, %thread, 0;\nsetp.eq.u32 %p3, %thread, 32;\nbarrier.sync 1, 64;\nbar.warp.sync -1;", 32);
+      exchanging("setp.eq.u32 %p2, %thread, 0;\nsetp.eq.u32 %p3, %thread, 32;\nbarrier.sync 1, 64;\nbar.warp.sync -1;", 32);
   EXPECT_EQ(run_body(body), "clean");
 }
 
@@ -48,10 +48,10 @@ TEST(Races, NamedBarriersOrderOnlyWhoUsesThem) {
   // Threads 0-63 use barrier 1, threads 64-127 barrier 2.
   const std::string pairs = "setp.lt.u32 %p1, %thread, 64;\nselp.u32 %r5, 1, 2, %p1;\nbar.sync %r5, 64;";
   for (const u64 seed : {0, 1, 2, 3}) {
-    EXPECT_EQ(run_body(exchange(pairs, 32), 128, seed), "clean");
-    EXPECT_NE(run_body(exchange(pairs, 64), 128, seed), "clean");
+    EXPECT_EQ(run_body(exchanging(pairs, 32), 128, seed), "clean");
+    EXPECT_NE(run_body(exchanging(pairs, 64), 128, seed), "clean");
   }
-  EXPECT_EQ(run_body(exchange(pairs + "\nbar.sync 0;", 64), 128), "clean");
+  EXPECT_EQ(run_body(exchanging(pairs + "\nbar.sync 0;", 64), 128), "clean");
 }
 
 TEST(Races, AnArrivalReleasesButLearnsNothing) {
@@ -92,7 +92,7 @@ TEST(Races, ThreeKinds) {
 TEST(Races, AreExactToTheByte) {
   const std::string box = ".shared .align 4 .b8 box[256];\nmov.u32 %r9, box;\nadd.u32 %r1, %thread, %r9;\ncvt.u16.u32 %h1, %thread;\n";
   EXPECT_EQ(run_body(box + "st.shared.u8 [%r1], %h1;\nld.shared.u8 %h2, [%r1];"), "clean");  // four threads, one word
-  EXPECT_EQ(run_body(box + "setp.lt.u32 %p1, %thread, 63;\nst.shared.u8 [%r1], %h1;\n@%p1 ld.shared.u8 %h2, [%r1+1];"),
+  EXPECT_EQ(run_body(box + "setp.lt.u32 %p1, %thread, 31;\nst.shared.u8 [%r1], %h1;\n@%p1 ld.shared.u8 %h2, [%r1+1];", 32),
             "race in shared memory");
   EXPECT_EQ(run_body(box + "st.shared.u8 [%r1], %h1;\nbar.sync 0;\nand.b32 %r2, %r1, 252;\nld.shared.u32 %r3, [%r2];"), "clean");
   EXPECT_EQ(

@@ -138,6 +138,7 @@ class WarpRunner {
       }
     });
     w_.live &= ~lanes;
+    parked_ = 0;  // nobody waits for them any more
   }
 
   // Whether all lanes that the instruction needs are in the group.

@@ -73,15 +73,22 @@ void Shadow::note_reader(Cell& cell, const Actor& actor) {
   }
 }
 
+// With the last atomic, for a plain access.
+Conflict Shadow::with_atomic(const Cell& cell, const Actor& actor, Conflict race) {
+  if (cell.atomic_block == actor.block)
+    return actor.clocks->knows(actor.thread, cell.atomic_writer, cell.atomic_clock) ? Conflict::none : race;
+  return cell.atomic_block >= actor.first_block ? Conflict::other_block : Conflict::none;
+}
+
 Conflict Shadow::before_write(Cell& cell, const Actor& actor, bool atomic) {
-  Conflict result = Conflict::none;
+  Conflict result = atomic ? Conflict::none : with_atomic(cell, actor, Conflict::write_after_write);
   if (cell.writer_block == actor.block) {
     if (cell.in_flight) {
-      result = Conflict::in_flight;
-    } else if (!(atomic && cell.atomic) && !actor.clocks->knows(actor.thread, cell.writer, cell.write_clock)) {
-      result = Conflict::write_after_write;
+      result = std::max(result, Conflict::in_flight);
+    } else if (!actor.clocks->knows(actor.thread, cell.writer, cell.write_clock)) {
+      result = std::max(result, Conflict::write_after_write);
     }
-  } else if (cell.writer_block >= actor.first_block && !(atomic && cell.atomic)) {
+  } else if (cell.writer_block >= actor.first_block) {
     result = Conflict::other_block;
   }
   if (cell.reader_block == actor.block) {
@@ -101,15 +108,15 @@ Conflict Shadow::before_write(Cell& cell, const Actor& actor, bool atomic) {
 }
 
 Conflict Shadow::read_cell(Cell& cell, const Actor& actor, bool fresh) {
-  Conflict result = Conflict::none;
+  Conflict result = with_atomic(cell, actor, Conflict::read_after_write);
   if (cell.writer_block == actor.block) {
     if (cell.in_flight) {
-      result = Conflict::in_flight;
+      result = std::max(result, Conflict::in_flight);
     } else if (!actor.clocks->knows(actor.thread, cell.writer, cell.write_clock)) {
-      result = Conflict::read_after_write;
+      result = std::max(result, Conflict::read_after_write);
     }
   } else if (fresh) {
-    result = Conflict::unwritten;
+    result = std::max(result, Conflict::unwritten);
   } else if (cell.writer_block >= actor.first_block) {
     result = Conflict::other_block;
   }
@@ -125,11 +132,10 @@ Conflict Shadow::write(u64 offset, u32 num_bytes, const Actor& actor, bool atomi
   return visit(offset, num_bytes, [&](Cell& cell) {
     const Conflict result = before_write(cell, actor, atomic);
     forget_readers(cell);
-    cell.writer_block = actor.block;
-    cell.writer = static_cast<u16>(actor.thread);
-    cell.write_clock = actor.clocks->now(actor.thread);
-    cell.atomic = atomic;
-    cell.in_flight = false;
+    (atomic ? cell.atomic_block : cell.writer_block) = actor.block;
+    (atomic ? cell.atomic_writer : cell.writer) = static_cast<u16>(actor.thread);
+    (atomic ? cell.atomic_clock : cell.write_clock) = actor.clocks->now(actor.thread);
+    if (!atomic) cell.atomic_block = 0, cell.in_flight = false;
     return result;
   });
 }

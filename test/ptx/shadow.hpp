@@ -22,7 +22,8 @@ enum class Conflict : u8 { none, unwritten, in_flight, write_after_write, read_a
 /// Shadow of `num_bytes` of memory, exact to the byte. A word whose four bytes have one history costs one cell.
 ///
 /// A read or write conflicts with an earlier one of another thread unless the clocks say that it happened before; of another block of
-/// the same launch, always. Two atomic accesses never conflict. Of several atomic writers only the last is remembered.
+/// the same launch, always. Two atomic accesses never conflict. A plain access is held against the
+/// last plain write and the last atomic; atomics before that one are forgotten.
 class Shadow {
  public:
   explicit Shadow(u64 num_bytes = 0) { resize(num_bytes); }
@@ -41,14 +42,16 @@ class Shadow {
  private:
   struct Cell {
     u32 writer_block = 0, write_clock = 0;
-    u32 reader_block = 0, read_clock = 0;  // many_readers: read_clock is an index into readers_
-    u32 earlier_reader_block = 0;          // a block that read before reader_block
-    u16 writer = 0, reader = 0;
+    u32 reader_block = 0, read_clock = 0;    // many_readers: read_clock is an index into readers_
+    u32 earlier_reader_block = 0;            // a block that read before reader_block
+    u32 atomic_block = 0, atomic_clock = 0;  // the last atomic since the last plain write
+    u16 writer = 0, reader = 0, atomic_writer = 0;
     bool split = false;  // the bytes differ: write_clock is an index into splits_
-    bool atomic = false, in_flight = false, many_readers = false;
+    bool in_flight = false, many_readers = false;
   };
   template <class Visit>
   Conflict visit(u64 offset, u32 num_bytes, Visit visit);
+  static Conflict with_atomic(const Cell& cell, const Actor& actor, Conflict race);
   Conflict before_write(Cell& cell, const Actor& actor, bool atomic);
   Conflict read_cell(Cell& cell, const Actor& actor, bool fresh);
   void note_reader(Cell& cell, const Actor& actor);
