@@ -39,11 +39,10 @@ u8* access_frame(Warp& w, const Instruction& i, int lane, u64 address, u32 num_b
 
 u8* access_shared(Warp& w, const Instruction& i, int lane, u64 address, u32 num_bytes, Touch touch) {
   check_shared(w, i, lane, address, num_bytes);
-  Run& run = *w.block->run;
   Shadow& shadow = w.block->shared_shadow;
   if (touch == Touch::atomic && !shadow.all_written(address, num_bytes, w.block->serial))
     report_conflict(Conflict::unwritten, w, i, lane, true);
-  const Actor actor = run.actor(w, lane);
+  const Actor actor = Run::shared_actor(w, lane);
   const Conflict conflict =
       touch == Touch::read ? shadow.read(address, num_bytes, actor, true) : shadow.write(address, num_bytes, actor, touch == Touch::atomic);
   if (conflict != Conflict::none) report_conflict(conflict, w, i, lane, true);

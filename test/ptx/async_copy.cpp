@@ -1,7 +1,5 @@
 // async_copy.cpp - cp.async: a copy from global to shared memory lands as late as it may, when a wait covers it.
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
-
 #include "ptx/access.hpp"
 #include "ptx/typed.hpp"
 
@@ -27,12 +25,12 @@ void start(Warp& w, const Instruction& i, LaneMask lanes) {
     check_shared(w, i, lane, copy.to, copy.num_bytes);
     if (copy.from % copy.num_bytes != 0)
       w.block->run->fault(Finding::misaligned, w, i, lane, "the source of cp.async is not aligned to its size");
-    const Conflict conflict = w.block->shared_shadow.start_copy(copy.to, copy.num_bytes, w.block->run->actor(w, lane));
+    const Conflict conflict = w.block->shared_shadow.start_copy(copy.to, copy.num_bytes, Run::shared_actor(w, lane));
     if (conflict != Conflict::none) report_conflict(conflict, w, i, lane, true);
     std::memset(&w.block->shared[copy.to], 0xff, copy.num_bytes);
     // Reading now finds what is out of bounds where it is written in the program; the bytes are taken when it lands.
-    for (u32 n = 0; n < copy.source_bytes; n += 4)
-      (void)access_global(w, i, lane, copy.from + n, std::min(copy.source_bytes - n, 4U) == 4 ? 4 : 1, Touch::read);
+    const u32 step = std::has_single_bit(copy.source_bytes) ? copy.source_bytes : 1;
+    for (u32 n = 0; n < copy.source_bytes; n += step) (void)access_global(w, i, lane, copy.from + n, step, Touch::read);
     num_bytes = copy.num_bytes;
     to[l] = copy.to, from[l] = copy.from;
     reading |= LaneMask{copy.source_bytes > 0} << lane;
@@ -55,7 +53,7 @@ void land(Warp& w, int lane, const AsyncCopy& copy) {
   u8* to = &w.block->shared[copy.to];
   std::memset(to, 0, copy.num_bytes);
   if (copy.source_bytes > 0) w.block->run->memory->read(to, copy.from, copy.source_bytes);
-  w.block->shared_shadow.land(copy.to, copy.num_bytes, w.block->run->actor(w, lane));
+  w.block->shared_shadow.land(copy.to, copy.num_bytes, Run::shared_actor(w, lane));
 }
 
 // wait_group n: all but the n latest groups have landed. mode 1: wait_all, the open one too.

@@ -15,6 +15,13 @@ void Clocks::reset(u32 num_threads) {
   unused_.clear();
 }
 
+bool Clocks::knows_all(u32 observer, const Row& clocks) const {
+  const Row& known = rows_[row_of_[observer]].clocks;
+  u32 num_unknown = 0;
+  for (std::size_t t = 0; t < clocks.size(); ++t) num_unknown += clocks[t] > known[t] ? 1 : 0;
+  return num_unknown == (clocks[observer] > known[observer] ? 1U : 0U);  // a thread knows what it did itself
+}
+
 void Clocks::give(u32 first_thread, LaneMask lanes, Row& into) {
   into.resize(now_.size());
   u32 merged = ~u32{0};

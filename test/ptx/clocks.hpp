@@ -27,6 +27,9 @@ class Clocks {
     return observer == thread || rows_[row_of_[observer]].clocks[thread] >= clock;
   }
 
+  /// Whether that holds for an interval of every thread; 0: none.
+  [[nodiscard]] bool knows_all(u32 observer, const Row& clocks) const;
+
   /// into = max(into, what the lanes of a warp know), then each begins a new interval.
   void give(u32 first_thread, LaneMask lanes, Row& into);
   /// The lanes of a warp know `row` from now on. They must have given to it. Returns a handle for the next warp that takes the same.

@@ -126,6 +126,14 @@ TEST(Races, BetweenBlocks) {
   EXPECT_EQ(run_body("red.global.add.u64 [%out], 1;", 32, 0, {4}), "uninitialised global memory");  // but no race
 }
 
+TEST(Races, EachBlockHasSharedMemoryOfItsOwn) {
+  const std::string box = ".shared .align 16 .b8 box[512];\nmov.u32 %r9, box;\nmad.lo.u32 %r1, %thread, 16, %r9;\n";
+  EXPECT_EQ(run_body(box + "st.shared.u32 [%r1], %thread;\nbar.sync 0;\nld.shared.u32 %r2, [box+16];", 32, 0, {4}), "clean");
+  EXPECT_EQ(
+      run_body(box + "cp.async.cg.shared.global [%r1], [%pointer0], 16, 0;\ncp.async.wait_all;\nld.shared.u32 %r2, [%r1];", 32, 0, {4}),
+      "clean");
+}
+
 TEST(Races, LaunchesAreOrdered) {
   Harness harness(kernel_text("st.global.u64 [%out], %out;"));
   EXPECT_EQ(found(harness.run(32)), "clean");

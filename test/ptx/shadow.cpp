@@ -92,13 +92,8 @@ Conflict Shadow::before_write(Cell& cell, const Actor& actor, bool atomic) {
     result = Conflict::other_block;
   }
   if (cell.reader_block == actor.block) {
-    bool known = true;
-    if (cell.many_readers) {
-      const std::vector<u32>& clocks = readers_[cell.read_clock];
-      for (u32 t = 0; t < clocks.size(); ++t) known = known && (clocks[t] == 0 || actor.clocks->knows(actor.thread, t, clocks[t]));
-    } else {
-      known = actor.clocks->knows(actor.thread, cell.reader, cell.read_clock);
-    }
+    const bool known = cell.many_readers ? actor.clocks->knows_all(actor.thread, readers_[cell.read_clock])
+                                         : actor.clocks->knows(actor.thread, cell.reader, cell.read_clock);
     if (!known) result = std::max(result, Conflict::write_after_read);
     if (cell.earlier_reader_block >= actor.first_block) result = Conflict::other_block;
   } else if (cell.reader_block >= actor.first_block) {

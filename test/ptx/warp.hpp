@@ -110,6 +110,10 @@ struct Run {
   [[nodiscard]] Actor actor(const Warp& warp, int lane) const {
     return {warp.block->serial, first_block, warp.thread(lane), &warp.block->clocks};
   }
+  /// Shared memory has no past: what earlier blocks did with theirs does not count.
+  [[nodiscard]] static Actor shared_actor(const Warp& warp, int lane) {
+    return {warp.block->serial, warp.block->serial, warp.thread(lane), &warp.block->clocks};
+  }
   [[nodiscard]] Cost& cost(const Instruction& i) { return costs[static_cast<std::size_t>(&i - kernel->code.data())]; }
   /// Notes a finding once per kind and instruction and counts the rest.
   void report(Finding finding, const Warp& warp, const Instruction& i, int lane, const std::string& what, bool fatal = false);
