@@ -18,11 +18,12 @@ u32 num_live(const Block& block) {
 void open(Block& block, Barrier& barrier) {
   u32 handle = 0;
   bool taken = false;
-  for (const auto& [warp_index, i] : barrier.reductions) {
-    Warp& w = block.warps[warp_index];
-    each_lane(barrier.waiting[warp_index], [&](int lane) {
-      const u32 yes = barrier.votes_true;
-      w.put(i->slot[0], lane, i->mode == red_popc ? yes : i->mode == red_and ? u32{yes == barrier.arrived} : u32{yes != 0});
+  for (const auto& reduction : barrier.reductions) {
+    Warp& w = block.warps[reduction.first];
+    const Instruction& i = *reduction.second;
+    const u32 yes = barrier.votes_true;
+    each_lane(barrier.waiting[w.index], [&](int lane) {
+      w.put(i.slot[0], lane, i.mode == red_popc ? yes : i.mode == red_and ? u32{yes == barrier.arrived} : u32{yes != 0});
     });
   }
   for (Warp& w : block.warps) {

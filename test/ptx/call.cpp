@@ -11,8 +11,8 @@ void copy_frame_bytes(Warp& w, const Instruction& i, LaneMask lanes) {
   each_lane(lanes, [&](int lane) {
     const std::size_t frame = static_cast<std::size_t>(lane) * w.block->kernel->frame_bytes;
     const std::size_t from = frame + static_cast<std::size_t>(i.offset), to = frame + static_cast<std::size_t>(i.second_offset);
-    std::memmove(&w.frame[to], &w.frame[from], i.number);
-    std::memmove(&w.frame_written[to], &w.frame_written[from], i.number);
+    std::memmove(w.frame.data() + to, w.frame.data() + from, i.number);
+    std::memmove(w.frame_written.data() + to, w.frame_written.data() + from, i.number);
   });
 }
 

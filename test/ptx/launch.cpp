@@ -49,7 +49,7 @@ class Executor {
       Warp& w = block_.warps[n];
       w.block = &block_;
       w.index = n;
-      w.registers = &registers_[std::size_t{kernel.num_slots} * num_lanes * n];
+      w.registers = registers_.data() + std::size_t{kernel.num_slots} * num_lanes * n;
       const u32 lanes = std::min<u32>(num_threads - n * num_lanes, num_lanes);
       w.present = lanes == num_lanes ? all_lanes : (LaneMask{1} << lanes) - 1;
     }

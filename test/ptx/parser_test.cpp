@@ -105,7 +105,8 @@ TEST(Parser, SurvivesBrokenText) {
       1, ".const .align 4 .f32 table[2] = {0f3F800000, 1.5};\n.func (.param .b32 r) f(.param .b32 a)\n{\nret;\n}\n");
   ASSERT_EQ(problem(good), "fine");
   const std::string marks = "{}()[]<>,;:=+-!|@\".%_0x9abf \n";
-  std::mt19937 random(7);
+  std::mt19937 random(
+      7U + static_cast<unsigned>(::testing::UnitTest::GetInstance()->random_seed()));  // --gtest_shuffle --gtest_random_seed=N tries others
   int num_loaded = 0;
   for (int round = 0; round < 4000; ++round) {
     std::string text = good;
