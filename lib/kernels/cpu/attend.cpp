@@ -28,7 +28,8 @@ namespace cpu {
 namespace {
 
 constexpr std::int64_t tile_rows = 48, tile_keys = 128;  // one tile of scores: 24 KiB; rows are whole register blocks
-constexpr std::int64_t max_item_rows = 240;              // rows that share a packed key tile
+constexpr std::int64_t max_item_rows = 480;              // rows that share a packed key tile
+constexpr std::int64_t max_item_bytes = 1 << 18;         // of q and o of an item: half of a common second-level cache
 constexpr std::int64_t enough_items = 16;                // for a machine's cores
 constexpr std::int64_t min_part_keys = 1024;             // keys that pay for a part of their own
 constexpr std::int64_t row_unit = 16;                    // rows in scratch are whole cache lines
@@ -79,7 +80,8 @@ void cut_items(const AttendArguments& a, Work& work) {
     work.num_blocks = (num_tokens + work.item_tokens - 1) / work.item_tokens;
     return a.q.extent(0) * static_cast<std::int64_t>(work.runs.size()) * work.num_blocks;
   };
-  std::int64_t rows = max_item_rows;
+  const std::int64_t row_bytes = (round_up(a.q.extent(3), row_unit) + round_up(a.v.extent(3), row_unit)) * 4;
+  std::int64_t rows = std::clamp(max_item_bytes / row_bytes / tile_rows * tile_rows, 2 * tile_rows, max_item_rows);
   while (rows > tile_rows && num_items(rows) < enough_items) rows -= tile_rows;
   const std::int64_t wanted = (enough_items + num_items(rows) - 1) / num_items(rows);
   work.num_parts = std::max<std::int64_t>(1, std::min(wanted, num_keys / min_part_keys));
@@ -136,8 +138,8 @@ void attend_tile(const AttendArguments& a, const Item& item, std::int64_t row, s
   const bool masked = cut_columns(item, row, rows, keys, s);
 
   float *scores = s.scores.data(), *sums = s.sums.data() + row * dv_row;  // (rows, num_keys) (rows, Dv)
-  ops.multiply(rows, round_up(num_keys, ops.lanes), dk, s.queries.data() + row * dk_row, dk_row, 1, s.keys.data(), dk * ops.panel, scores,
-               tile_keys, false, s.columns, nullptr);
+  ops.multiply(rows, round_up(num_keys, ops.lanes), dk, s.queries.data() + row * dk_row, dk_row, 1, s.keys.data(), ops.panel,
+               dk * ops.panel, scores, tile_keys, false, s.columns, nullptr);
   if (a.softcap != 0) {
     for (std::int64_t r = 0; r < rows; ++r) {
       const Interval columns = s.columns[r / ops.block_rows];
@@ -150,15 +152,15 @@ void attend_tile(const AttendArguments& a, const Item& item, std::int64_t row, s
     if (s.factor.data()[r] != 1) ops.scale(s.factor.data()[r], sums + r * dv_row, dv_row);
   }
   if (finite_values || !masked) {
-    ops.multiply(rows, round_up(a.v.extent(3), ops.lanes), num_keys, scores, tile_keys, 1, s.values.data(), tile_keys * ops.panel, sums,
-                 dv_row, true, nullptr, s.depths);
+    ops.multiply(rows, round_up(a.v.extent(3), ops.lanes), num_keys, scores, tile_keys, 1, s.values.data(), ops.panel,
+                 tile_keys * ops.panel, sums, dv_row, true, nullptr, s.depths);
     return;
   }
   // 0 times infinity is NaN: here a value that a row may not see must not even be multiplied.
   for (std::int64_t r = 0; r < rows; ++r) {
     s.mask.for_each_visible(item.token(row + r), keys, [&](Interval seen) {
       const Interval depth{seen.first - keys.first, seen.end - keys.first};
-      ops.multiply(1, round_up(a.v.extent(3), ops.lanes), num_keys, scores + r * tile_keys, tile_keys, 1, s.values.data(),
+      ops.multiply(1, round_up(a.v.extent(3), ops.lanes), num_keys, scores + r * tile_keys, tile_keys, 1, s.values.data(), ops.panel,
                    tile_keys * ops.panel, sums + r * dv_row, dv_row, true, nullptr, &depth);
     });
   }

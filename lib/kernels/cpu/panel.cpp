@@ -127,37 +127,48 @@ bool pack_transposed(const PackSource& from, float* to) {
   });
 }
 #else
-/// Squares of 4 x 4 are turned round in registers of 128 bits.
-bool pack_transposed(const PackSource& from, float* to) {
-  return with_rows(from, [&](auto* data) {
-    const hn::FixedTag<float, 4> d;
-    const hn::Repartition<double, decltype(d)> pairs;
-    auto strange = hn::Zero(d);
-    const std::int64_t padded = round_up(from.count, panel);
-    for (std::int64_t i = 0; i < padded; i += 4) {
-      float* column = to + i / panel * panel * from.size + i % panel;
-      const std::int64_t valid = std::min<std::int64_t>(4, from.count - i);
-      const auto load = [&](std::int64_t row, std::int64_t x) {
-        if (row >= valid) return hn::Zero(d);
-        const auto* at = data + (i + row) * from.stride + x;
-        return x + 4 <= from.size ? load_wide(d, at) : load_tail(d, at, from.size - x);
-      };
-      for (std::int64_t x = 0; x < from.size; x += 4) {
-        const auto r0 = load(0, x), r1 = load(1, x), r2 = load(2, x), r3 = load(3, x);
-        for (const auto& r : {r0, r1, r2, r3}) strange = hn::MulAdd(r, hn::Zero(d), strange);
-        const auto low0 = hn::BitCast(pairs, hn::InterleaveLower(d, r0, r1)), low1 = hn::BitCast(pairs, hn::InterleaveLower(d, r2, r3));
-        const auto high0 = hn::BitCast(pairs, hn::InterleaveUpper(d, r0, r1)), high1 = hn::BitCast(pairs, hn::InterleaveUpper(d, r2, r3));
-        const decltype(r0) columns[4] = {
-            hn::BitCast(d, hn::InterleaveLower(pairs, low0, low1)), hn::BitCast(d, hn::InterleaveUpper(pairs, low0, low1)),
-            hn::BitCast(d, hn::InterleaveLower(pairs, high0, high1)), hn::BitCast(d, hn::InterleaveUpper(pairs, high0, high1))};
-        const std::int64_t count = std::min<std::int64_t>(4, from.size - x);
-        for (std::int64_t j = 0; j < count; ++j) hn::Store(columns[j], d, column + (x + j) * panel);
-      }
-    }
-    return hn::GetLane(hn::SumOfLanes(d, strange)) == 0;
-  });
+/// Squares of 4 x 4 are turned round in registers of 128 bits. Rows from 4 on are taken as zeros if `count` is less.
+template <class Element>
+HWY_INLINE bool turn_rows(const Element* row, std::int64_t stride, std::int64_t count, std::int64_t size, float* column) {
+  const hn::FixedTag<float, 4> d;
+  const hn::Repartition<double, decltype(d)> pairs;
+  using Quad = hn::Vec<decltype(d)>;
+  const Element *row1 = row + stride, *row2 = row1 + stride, *row3 = row2 + stride;
+  Quad strange = hn::Zero(d);
+  const auto turn = [&](Quad r0, Quad r1, Quad r2, Quad r3, std::int64_t num_columns) {
+    strange = hn::MulAdd(r0, hn::Zero(d), hn::MulAdd(r1, hn::Zero(d), hn::MulAdd(r2, hn::Zero(d), hn::MulAdd(r3, hn::Zero(d), strange))));
+    const auto low0 = hn::BitCast(pairs, hn::InterleaveLower(d, r0, r1)), low1 = hn::BitCast(pairs, hn::InterleaveLower(d, r2, r3));
+    const auto high0 = hn::BitCast(pairs, hn::InterleaveUpper(d, r0, r1)), high1 = hn::BitCast(pairs, hn::InterleaveUpper(d, r2, r3));
+    hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, low0, low1)), d, column);
+    if (num_columns > 1) hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, low0, low1)), d, column + panel);
+    if (num_columns > 2) hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, high0, high1)), d, column + 2 * panel);
+    if (num_columns > 3) hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, high0, high1)), d, column + 3 * panel);
+    column += 4 * panel;
+  };
+  std::int64_t x = 0;
+  if (count == 4) {
+    for (; x + 4 <= size; x += 4) turn(load_wide(d, row + x), load_wide(d, row1 + x), load_wide(d, row2 + x), load_wide(d, row3 + x), 4);
+  }
+  for (; x < size; x += 4) {
+    const std::int64_t n = std::min<std::int64_t>(4, size - x);
+    Quad r[4];
+    for (std::int64_t i = 0; i < 4; ++i) r[i] = i < count ? load_tail(d, row + i * stride + x, n) : hn::Zero(d);
+    turn(r[0], r[1], r[2], r[3], n);
+  }
+  return hn::GetLane(hn::SumOfLanes(d, strange)) == 0;
 }
 
+bool pack_transposed(const PackSource& from, float* to) {
+  return with_rows(from, [&](auto* data) {
+    bool finite = true;
+    for (std::int64_t i = 0; i < round_up(from.count, panel); i += 4) {
+      const std::int64_t count = std::clamp<std::int64_t>(from.count - i, 0, 4);
+      float* column = to + i / panel * panel * from.size + i % panel;
+      finite = turn_rows(data + (count == 0 ? 0 : i) * from.stride, from.stride, count, from.size, column) && finite;
+    }
+    return finite;
+  });
+}
 #endif
 
 // --- products -------------------------------------------------------------------------------------------------------
@@ -165,7 +176,7 @@ bool pack_transposed(const PackSource& from, float* to) {
 /// C (rows, vectors * lanes) (+)= A B, all of C in registers.
 template <int rows, int vectors>
 HWY_INLINE void block(std::int64_t k, const float* HWY_RESTRICT a, std::int64_t a_row, std::int64_t a_col, const float* HWY_RESTRICT b,
-                      float* HWY_RESTRICT c, std::int64_t c_row, bool accumulate) {
+                      std::int64_t b_row, float* HWY_RESTRICT c, std::int64_t c_row, bool accumulate) {
   const Tag d;
   Vector sum[rows][vectors];
 #pragma GCC unroll 6
@@ -173,7 +184,8 @@ HWY_INLINE void block(std::int64_t k, const float* HWY_RESTRICT a, std::int64_t 
 #pragma GCC unroll 4
     for (int j = 0; j < vectors; ++j) sum[i][j] = accumulate ? hn::LoadU(d, c + i * c_row + j * lanes) : hn::Zero(d);
   }
-  for (std::int64_t x = 0; x < k; ++x) {
+#pragma GCC unroll 4
+  for (std::int64_t x = 0; x < k; ++x) {  // unrolled: a short count of rounds is one that the branch predictor learns
     Vector row[vectors];
 #pragma GCC unroll 4
     for (int j = 0; j < vectors; ++j) row[j] = hn::Load(d, b + j * lanes);
@@ -184,7 +196,7 @@ HWY_INLINE void block(std::int64_t k, const float* HWY_RESTRICT a, std::int64_t 
       for (int j = 0; j < vectors; ++j) sum[i][j] = hn::MulAdd(value, row[j], sum[i][j]);
     }
     a += a_col;
-    b += panel;
+    b += b_row;
   }
 #pragma GCC unroll 6
   for (int i = 0; i < rows; ++i) {
@@ -196,7 +208,7 @@ HWY_INLINE void block(std::int64_t k, const float* HWY_RESTRICT a, std::int64_t 
 struct Product {
   std::int64_t m, k;
   const float* a;
-  std::int64_t a_row, a_col, c_row;
+  std::int64_t a_row, a_col, b_row, c_row;
   bool accumulate;
   const Interval *columns, *depths;
 };
@@ -210,33 +222,34 @@ HWY_NOINLINE void column_panel(const Product& p, std::int64_t first, const float
     const Interval depth = p.depths != nullptr ? p.depths[index] : Interval{0, p.k};
     const std::int64_t k = depth.end - depth.first, row = index * block_rows;
     if (k <= 0 && p.accumulate) continue;
-    const float *a = p.a + row * p.a_row + depth.first * p.a_col, *rows_of_b = b + depth.first * panel;
+    const float *a = p.a + row * p.a_row + depth.first * p.a_col, *rows_of_b = b + depth.first * p.b_row;
     float* to = c + row * p.c_row;
     switch (std::min<std::int64_t>(p.m - row, block_rows)) {
       case 6:
-        block<6, vectors>(k, a, p.a_row, p.a_col, rows_of_b, to, p.c_row, p.accumulate);
+        block<6, vectors>(k, a, p.a_row, p.a_col, rows_of_b, p.b_row, to, p.c_row, p.accumulate);
         break;
       case 5:
-        block<5, vectors>(k, a, p.a_row, p.a_col, rows_of_b, to, p.c_row, p.accumulate);
+        block<5, vectors>(k, a, p.a_row, p.a_col, rows_of_b, p.b_row, to, p.c_row, p.accumulate);
         break;
       case 4:
-        block<4, vectors>(k, a, p.a_row, p.a_col, rows_of_b, to, p.c_row, p.accumulate);
+        block<4, vectors>(k, a, p.a_row, p.a_col, rows_of_b, p.b_row, to, p.c_row, p.accumulate);
         break;
       case 3:
-        block<3, vectors>(k, a, p.a_row, p.a_col, rows_of_b, to, p.c_row, p.accumulate);
+        block<3, vectors>(k, a, p.a_row, p.a_col, rows_of_b, p.b_row, to, p.c_row, p.accumulate);
         break;
       case 2:
-        block<2, vectors>(k, a, p.a_row, p.a_col, rows_of_b, to, p.c_row, p.accumulate);
+        block<2, vectors>(k, a, p.a_row, p.a_col, rows_of_b, p.b_row, to, p.c_row, p.accumulate);
         break;
       default:
-        block<1, vectors>(k, a, p.a_row, p.a_col, rows_of_b, to, p.c_row, p.accumulate);
+        block<1, vectors>(k, a, p.a_row, p.a_col, rows_of_b, p.b_row, to, p.c_row, p.accumulate);
     }
   }
 }
 
 void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t a_row, std::int64_t a_col, const float* b,
-              std::int64_t panel_stride, float* c, std::int64_t c_row, bool accumulate, const Interval* columns, const Interval* depths) {
-  const Product product{m, k, a, a_row, a_col, c_row, accumulate, columns, depths};
+              std::int64_t b_row, std::int64_t panel_stride, float* c, std::int64_t c_row, bool accumulate, const Interval* columns,
+              const Interval* depths) {
+  const Product product{m, k, a, a_row, a_col, b_row, c_row, accumulate, columns, depths};
   std::int64_t column = 0;
   for (; column + panel <= n; column += panel, b += panel_stride) column_panel<block_vectors>(product, column, b, c + column);
   for (std::int64_t x = 0; column + x < n; x += lanes) column_panel<1>(product, column + x, b + x, c + column + x);

@@ -38,11 +38,12 @@ struct PanelOps {
   /// Panel p holds rows p * panel, ... of `from` as columns: (size, panel), without gaps between the panels.
   bool (*pack_transposed)(const PackSource& from, float* to);
 
-  /// C (m, n) = A (m, k) B (k, n), or += with `accumulate`; a[i * a_row + x * a_col]. n is rounded up to whole vectors.
+  /// C (m, n) = A (m, k) B (k, n), or += with `accumulate`; a[i * a_row + x * a_col]. n is rounded up to whole vectors. Panel p of B
+  /// begins at p * panel_stride and has rows b_row apart: packed panels (b_row = panel), or plain rows (panel_stride = panel).
   /// columns[b], if given: row block b has no need of columns outside (panels that it does not touch keep their old contents);
   /// depths[b], if given: row block b sums over this part of k only.
   void (*multiply)(std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t a_row, std::int64_t a_col, const float* b,
-                   std::int64_t panel_stride, float* c, std::int64_t c_row, bool accumulate, const Interval* columns,
+                   std::int64_t b_row, std::int64_t panel_stride, float* c, std::int64_t c_row, bool accumulate, const Interval* columns,
                    const Interval* depths);
 
   /// Online softmax over the columns (whole vectors) of each row block, per row:
