@@ -27,7 +27,7 @@ SEQCCL_BEGIN
 namespace cpu {
 namespace {
 
-constexpr std::int64_t tile_rows = 48, tile_keys = 128;  // one tile of scores: 24 KiB; rows are whole register blocks
+constexpr std::int64_t tile_rows = 24, tile_keys = 256;  // one tile of scores: 24 KiB; rows are whole register blocks
 constexpr std::int64_t max_item_rows = 480;              // rows that share a packed key tile
 constexpr std::int64_t max_item_bytes = 1 << 18;         // of q and o of an item: half of a common second-level cache
 constexpr std::int64_t enough_items = 16;                // for a machine's cores
@@ -81,9 +81,12 @@ void cut_items(const AttendArguments& a, Work& work) {
     return a.q.extent(0) * static_cast<std::int64_t>(work.runs.size()) * work.num_blocks;
   };
   const std::int64_t row_bytes = (round_up(a.q.extent(3), row_unit) + round_up(a.v.extent(3), row_unit)) * 4;
-  std::int64_t rows = std::clamp(max_item_bytes / row_bytes / tile_rows * tile_rows, 2 * tile_rows, max_item_rows);
-  while (rows > tile_rows && num_items(rows) < enough_items) rows -= tile_rows;
-  const std::int64_t wanted = (enough_items + num_items(rows) - 1) / num_items(rows);
+  std::int64_t rows = std::clamp(max_item_bytes / row_bytes / tile_rows * tile_rows, 4 * tile_rows, max_item_rows);
+  while (rows > 2 * tile_rows && num_items(rows) < enough_items) rows -= 2 * tile_rows;
+  const std::int64_t total = num_items(rows);
+  const std::int64_t even = (num_tokens + work.num_blocks - 1) / work.num_blocks;  // no last item of a few rows, which pays as much for k
+  work.item_tokens = std::min(work.item_tokens, heads == 1 ? round_up(even, panel_ops().block_rows) : even);
+  const std::int64_t wanted = (enough_items + total - 1) / total;
   work.num_parts = std::max<std::int64_t>(1, std::min(wanted, num_keys / min_part_keys));
   work.part_keys = round_up((num_keys + work.num_parts - 1) / work.num_parts, tile_keys);
 }

@@ -27,8 +27,8 @@ SEQCCL_BEGIN
 namespace cpu {
 namespace {
 
-constexpr std::int64_t tile_rows = 48, max_tile_keys = 128;
-constexpr std::int64_t score_row = max_tile_keys + 16;  // columns of a tile are read too: rows must not share cache sets
+constexpr std::int64_t tile_rows = 96, tile_keys = 128;
+constexpr std::int64_t score_row = tile_keys + 16;  // columns of a tile are read too: rows must not share cache sets
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
 /// Rows in scratch: an odd number of cache lines, for the same reason.
@@ -43,7 +43,7 @@ BandSlice transpose(const BandSlice& slice) {
 struct Scratch {
   std::vector<BandSlice> candidates, transposed;
   TileMask mask, block_mask;
-  Interval columns[tile_rows], key_columns[max_tile_keys];                 // per register block of rows, of keys
+  Interval columns[tile_rows], key_columns[tile_keys];                     // per register block of rows, of keys
   AlignedFloats keys, keys_transposed, values_transposed, dkeys, dvalues;  // of the key tile
   AlignedFloats queries, douts, dqueries, p, ds, slope;                    // of the query tile
   std::int64_t running = 0;                                                // see wait_for_turn
@@ -235,10 +235,10 @@ void backward_item(const AttendBackwardArguments& a, const Work& work, const Ite
   work.by_key.find(item.batch, item.keys, s.transposed);
   for (const BandSlice& slice : s.transposed) s.candidates.push_back(transpose(slice));
   if (s.candidates.empty() && !a.fresh_dkv) return;
-  for (AlignedFloats* keys : {&s.keys, &s.dkeys}) keys->grow(max_tile_keys * dk_row);
-  s.dvalues.grow(max_tile_keys * dv_row);
-  s.keys_transposed.grow(max_tile_keys * dk);
-  s.values_transposed.grow(max_tile_keys * dv);
+  for (AlignedFloats* keys : {&s.keys, &s.dkeys}) keys->grow(tile_keys * dk_row);
+  s.dvalues.grow(tile_keys * dv_row);
+  s.keys_transposed.grow(tile_keys * dk);
+  s.values_transposed.grow(tile_keys * dv);
   for (AlignedFloats* queries : {&s.queries, &s.dqueries}) queries->grow(tile_rows * dk_row);
   s.douts.grow(tile_rows * dv_row);
   for (AlignedFloats* scores : {&s.p, &s.ds, &s.slope}) scores->grow(tile_rows * score_row);
@@ -287,7 +287,6 @@ void attend_backward(const AttendBackwardArguments& arguments) {
     parallel_for(a.q.extent(0) * heads, a.num_threads, [&](std::int64_t row) { zero_rows(a.dq, row / heads, row % heads); });
   }
   const std::int64_t num_keys = a.k.extent(1), kv_heads = a.k.extent(2), num_heads = a.q.extent(0) * kv_heads;
-  const std::int64_t tile_keys = a.q.extent(3) + a.v.extent(3) > 256 ? max_tile_keys / 2 : max_tile_keys;  // see notes.md: caches
   const std::int64_t num_items = num_heads * ((num_keys + tile_keys - 1) / tile_keys);
   if (num_items > work.progress_size) {
     work.progress = std::make_unique<std::atomic<std::int64_t>[]>(static_cast<std::size_t>(num_items));
