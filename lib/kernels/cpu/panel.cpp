@@ -32,6 +32,7 @@ constexpr int block_vectors = 4;
 constexpr int block_vectors = 2;
 #endif
 constexpr int block_rows = 6;
+constexpr std::int64_t rows_ahead = 16;  // of packing, to prefetch
 constexpr std::int64_t panel = block_vectors * lanes;
 
 // --- packing --------------------------------------------------------------------------------------------------------
@@ -56,6 +57,12 @@ HWY_INLINE hn::Vec<D> load_tail(D d, const Element* x, std::int64_t n) {
   std::memset(values, 0, sizeof(values));
   std::memcpy(values, x, static_cast<std::size_t>(n) * sizeof(Element));
   return load_wide(d, values);
+}
+
+/// Asks for a row that is read a little later: rows of one head lie far apart, and no hardware guesses across pages.
+template <class Element>
+HWY_INLINE void prefetch_row(const Element* row, std::int64_t size) {
+  for (std::int64_t x = 0; x < size; x += 64 / static_cast<std::int64_t>(sizeof(Element))) __builtin_prefetch(row + x);
 }
 
 /// Finds infinities and NaN: 0 times a finite number is 0.
@@ -101,6 +108,7 @@ bool pack_panels(const PackSource& from, float factor, float* to, std::int64_t p
     const Vector times = hn::Set(d, factor);
     Strange strange;
     for (std::int64_t i = 0; i < from.count; ++i, row += from.stride, to += panel) {
+      if (i + rows_ahead < from.count) prefetch_row(row + rows_ahead * from.stride, from.size);
       for (std::int64_t x = 0; x < from.size; x += lanes) {
         const Vector raw = x + lanes <= from.size ? load_wide(d, row + x) : load_tail(d, row + x, from.size - x);
         const Vector value = hn::Mul(times, raw);
@@ -164,6 +172,8 @@ bool pack_transposed(const PackSource& from, float* to) {
     for (std::int64_t i = 0; i < round_up(from.count, panel); i += 4) {
       const std::int64_t count = std::clamp<std::int64_t>(from.count - i, 0, 4);
       float* column = to + i / panel * panel * from.size + i % panel;
+      for (std::int64_t j = i + rows_ahead; j < std::min(i + rows_ahead + 4, from.count); ++j)
+        prefetch_row(data + j * from.stride, from.size);
       finite = turn_rows(data + (count == 0 ? 0 : i) * from.stride, from.stride, count, from.size, column) && finite;
     }
     return finite;
