@@ -3,7 +3,9 @@
 #pragma once
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "seqccl/error.hpp"
 #include "seqccl/tensor.hpp"
@@ -42,6 +44,16 @@ template <class Element>
 /// The one number of row (batch, token, head) of a f32 (B, T, H, 1) view.
 [[nodiscard]] inline float scalar_at(const ConstTensorView& view, std::int64_t batch, std::int64_t token, std::int64_t head) noexcept {
   return *row_at<float>(view, batch, token, head);
+}
+
+/// The same address without its type.
+[[nodiscard]] inline const void* address(const ConstTensorView& view, std::int64_t batch, std::int64_t token, std::int64_t head) noexcept {
+  const std::int64_t offset = batch * view.stride(0) + token * view.stride(1) + head * view.stride(2);
+  return view.as<std::byte>() + offset * static_cast<std::int64_t>(size_bytes(view.dtype));
+}
+/// @throws Error(argument) on f64
+inline void require_packable(const ConstTensorView& view, const char* kernel) {
+  if (view.dtype == DType::f64) throw Error(ErrorKind::argument, std::string(kernel) + ": an operand is f64, want f32, f16 or bf16");
 }
 
 /// to (count, D) = factor * rows [first, first + count) of one head.
