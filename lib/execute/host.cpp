@@ -112,6 +112,42 @@ void run_overlapped(HostRun& run, Lanes& lanes) {
   run.transport.check();
 }
 
+/// An operation in the flight record, which reads labels from its schedule until the run is over.
+class Recorded {
+ public:
+  Recorded(FlightRecorder& recorder, std::uint64_t number, const Schedule& schedule, const std::string& description,
+           std::chrono::nanoseconds timeout)
+      : recorder_(recorder) {
+    recorder_.begin_operation(number, schedule, description, timeout);
+  }
+  ~Recorded() {
+    if (!ended_) recorder_.forget_schedule();
+  }
+  Recorded(const Recorded&) = delete;
+  Recorded& operator=(const Recorded&) = delete;
+  void end() noexcept {
+    recorder_.end_operation();
+    ended_ = true;
+  }
+
+ private:
+  FlightRecorder& recorder_;
+  bool ended_ = false;
+};
+
+/// Passes on what `work` throws, after the flight record of a failed group has been written.
+template <class Work>
+void recording_failure(Transport& transport, Work&& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::argument) throw;
+    const std::string why_not = transport.flight_recorder().failed(error, transport);
+    if (why_not.empty()) throw;
+    throw Error(error.kind(), fmt::format("{} ({})", error.what(), why_not), error.culprits());
+  }
+}
+
 }  // namespace
 
 void run_host(const Schedule& schedule, const Bindings& memory, Transport& transport, const RunOptions& options) {
@@ -120,8 +156,9 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
     throw Error(ErrorKind::argument, fmt::format("run_host: schedule is for rank {} of {}, want rank {} of {}", schedule.rank,
                                                  schedule.num_ranks, transport.rank(), transport.num_ranks()));
   }
-  transport.check();
-  transport.describe_operation(options.description.empty() ? schedule.name : options.description);
+  recording_failure(transport, [&] { transport.check(); });
+  const std::string& description = options.description.empty() ? schedule.name : options.description;
+  transport.describe_operation(description);
   if (options.trace != nullptr) options.trace->assign(schedule.steps.size(), {});
 
   // Taken out while in use: a Custom op may run a schedule of another communicator on this thread.
@@ -135,23 +172,29 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
   const auto begin = SteadyClock::now();
   status.progress_ns.store(begin.time_since_epoch().count(), std::memory_order_release);
   const std::uint64_t operation = status.operation.fetch_add(1) + 1;
-  HostRun run{schedule, memory, transport, options, scratch, status, operation, message_flag(schedule.fingerprint, operation), begin};
+  FlightRecorder& recorder = transport.flight_recorder();
+  Recorded recorded(recorder, operation, schedule, description, options.timeout);
+  HostRun run{schedule, memory, transport, options, scratch, status, recorder, operation, message_flag(schedule.fingerprint, operation),
+              begin};
   Lanes lanes{CommLane(run, Lane::comm), CommLane(run, Lane::comm2), CommLane(run, Lane::comm3)};
 
-  try {
-    if (schedule.is_sequential || schedule.exchanges.empty())
-      run_inline(run, lanes);
-    else
-      run_overlapped(run, lanes);
-  } catch (const Error&) {
-    throw;
-  } catch (const std::exception& error) {  // out of memory, say: the peers must not wait for this rank
-    run.fail({ErrorKind::local, fmt::format("{}: {}", run.who(), error.what()), {schedule.rank}});
-  }
+  recording_failure(transport, [&] {
+    try {
+      if (schedule.is_sequential || schedule.exchanges.empty())
+        run_inline(run, lanes);
+      else
+        run_overlapped(run, lanes);
+    } catch (const Error&) {
+      throw;
+    } catch (const std::exception& error) {  // out of memory, say: the peers must not wait for this rank
+      run.fail({ErrorKind::local, fmt::format("{}: {}", run.who(), error.what()), {schedule.rank}});
+    }
+  });
 
   status.waiting_for.store(-1);
   status.progress_ns.store(SteadyClock::now().time_since_epoch().count(), std::memory_order_release);
   status.finished.store(operation);
+  recorded.end();
   spare = std::move(scratch);
 }
 

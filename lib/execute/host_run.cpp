@@ -33,6 +33,7 @@ std::string waiting_text(const HostRun& run, const Wait& wait) {
 SteadyClock::time_point HostRun::begin_step(std::uint32_t index) noexcept {
   const auto now = SteadyClock::now();
   status.progress_ns.store(now.time_since_epoch().count(), std::memory_order_release);
+  recorder.begin_step(operation, schedule, index, now.time_since_epoch().count());
   if (options.trace != nullptr) (*options.trace)[index] = {index, seconds(now - begin), 0};
   return now;
 }
@@ -40,6 +41,7 @@ SteadyClock::time_point HostRun::begin_step(std::uint32_t index) noexcept {
 SteadyClock::time_point HostRun::end_step(std::uint32_t index) noexcept {
   const auto now = SteadyClock::now();
   status.progress_ns.store(now.time_since_epoch().count(), std::memory_order_release);
+  recorder.end_step(schedule.steps[index].lane, now.time_since_epoch().count());
   if (options.trace != nullptr) (*options.trace)[index].end_s = seconds(now - begin);
   done[static_cast<int>(schedule.steps[index].lane)].fetch_add(1, std::memory_order_release);
   if (!schedule.is_sequential) transport.wake();

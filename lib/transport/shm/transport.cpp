@@ -106,6 +106,7 @@ class ShmTransport final : public Transport {
 
   Rank rank() const noexcept override { return rank_; }
   int num_ranks() const noexcept override { return num_ranks_; }
+  const char* name() const noexcept override { return "shm"; }
   std::byte* arena(std::size_t num_bytes) override { return own().arena(num_bytes); }
 
   std::uint64_t arm(const Message& receive) override {
