@@ -106,7 +106,7 @@ class Doctor final : public Subcommand {
     const auto keep = [&](std::optional<Finding> finding) {
       if (finding) findings.push_back(std::move(*finding));
     };
-    keep(find_missing(records, moment));
+    keep(find_missing(moment));
     keep(find_versions(records));
     keep(find_difference(records));
     keep(find_error(records, moment));
@@ -126,15 +126,13 @@ class Doctor final : public Subcommand {
   static std::string verdict_of(const std::vector<FlightRecord>& records, const Moment& moment, const std::vector<Finding>& findings) {
     if (findings.empty()) return "nothing wrong found";
     for (const Finding& finding : findings)
-      if (finding.data["kind"] == "different") return fmt::format("mismatched: {}", finding.lines.front()) + with_next(finding);
-    const auto kind = [](const char* wanted) { return [wanted](const Finding& finding) { return finding.data["kind"] == wanted; }; };
-    const bool hangs = std::any_of(findings.begin(), findings.end(), kind("hung"));
+      if (!finding.verdict.empty()) return finding.verdict;
+    const auto is_hang = [](const Finding& finding) { return finding.data["kind"] == "hung"; };
+    const bool hangs = std::any_of(findings.begin(), findings.end(), is_hang);
     if (const auto root = root_of(records, moment); root && (hangs || moment.is_failure))
-      return fmt::format("{}: {}{}", root->kind, root->words,
-                         hangs ? fmt::format(", in {}", operation_text(records, moment.operation)) : "");
+      return fmt::format("{}{}: {}", root->kind, hangs ? " in " + operation_text(records, moment.operation) : "", root->words);
     return findings.front().headline;
   }
-  static std::string with_next(const Finding& finding) { return finding.lines.size() > 1 ? "; " + finding.lines[1] : ""; }
 
   static void print_text(const Console& console, const std::vector<FlightRecord>& records, const Moment& moment,
                          const std::vector<Finding>& findings, const std::string& verdict) {

@@ -150,7 +150,7 @@ std::string operation_text(const std::vector<FlightRecord>& records, std::uint64
 
 // --- Findings. ------------------------------------------------------------------------------------------------------
 
-std::optional<Finding> find_missing(const std::vector<FlightRecord>& records, const Moment& moment) {
+std::optional<Finding> find_missing(const Moment& moment) {
   std::vector<Rank> missing;
   for (const RankAtMoment& rank : moment.ranks)
     if (rank.record == nullptr) missing.push_back(rank.rank);
@@ -162,10 +162,10 @@ std::optional<Finding> find_missing(const std::vector<FlightRecord>& records, co
     const RankAtMoment& rank = moment.ranks[static_cast<std::size_t>(missed)];
     std::string words =
         fmt::format("rank {} saw that rank {} had begun {} operations and ended {}", rank.seen_by, missed, rank.begun, rank.ended);
-    if (rank.doing == RankAtMoment::Doing::died) words += "; its process has ended";
+    if (rank.doing == RankAtMoment::Doing::died) words += "; then its process ended";
     if (rank.doing == RankAtMoment::Doing::left) words += "; it has left its communicator";
     if (rank.doing == RankAtMoment::Doing::waiting) words += fmt::format("; it waits for rank {}", rank.waits_for);
-    if (rank.step) words += fmt::format("; it computes in step {}", *rank.step);
+    if (rank.step) words += fmt::format("; it was in {}", rank.step_text());
     if (rank.since_ns) words += fmt::format("; last sign of life {} before", duration_text(moment.at_ns - *rank.since_ns));
     if (finding.lines.size() < max_lines) finding.lines.push_back(words);
     finding.data["seen"].push_back(
@@ -173,7 +173,6 @@ std::optional<Finding> find_missing(const std::vector<FlightRecord>& records, co
   }
   if (missing.size() > max_lines) finding.lines.push_back(fmt::format("and {} more", missing.size() - max_lines));
   if (!moment.is_failure) finding.lines.emplace_back("no record tells of a failure: these were asked for");
-  (void)records;
   return finding;
 }
 
@@ -211,6 +210,17 @@ std::optional<Finding> find_difference(const std::vector<FlightRecord>& records)
           finding.lines.push_back(hint);
           finding.data["hints"].push_back(hint);
         }
+    // A hint says most, then a field, then the names.
+    const bool has_field = finding.lines.size() > camps.size() && !finding.data["fields"].empty();
+    finding.verdict = fmt::format("mismatched from operation {} on: {}", number,
+                                  finding.data.contains("hints") ? finding.data["hints"].front().get<std::string>()
+                                  : has_field                    ? finding.lines[camps.size()]
+                                              : fmt::format("{}", fmt::join(finding.lines.begin(), finding.lines.begin() + 2, "; ")));
+    std::vector<Rank> odd;
+    for (std::size_t i = 1; i < camps.size() && usual.second.size() > camps[1].second.size(); ++i)
+      odd.insert(odd.end(), camps[i].second.begin(), camps[i].second.end());
+    std::sort(odd.begin(), odd.end());
+    finding.data["odd_ranks"] = odd;
     return finding;
   }
   return std::nullopt;
@@ -219,15 +229,16 @@ std::optional<Finding> find_difference(const std::vector<FlightRecord>& records)
 std::optional<Finding> find_error(const std::vector<FlightRecord>& records, const Moment& moment) {
   if (!moment.is_failure) return std::nullopt;
   const RecordedError& error = *moment.first->error;
-  Finding finding{
-      fmt::format("The group failed: {}{}", error.kind, error.culprits.empty() ? "" : ", culprit " + ranks_text(error.culprits)),
-      {fmt::format("rank {} noticed first, at {}:", moment.first->rank, time_of_day_text(moment.at_ns)), error.text},
-      {{"kind", "failed"},
-       {"class", error.kind},
-       {"culprits", error.culprits},
-       {"text", error.text},
-       {"noticed_by", moment.first->rank},
-       {"at_ns", moment.at_ns}}};
+  std::vector<Rank> culprits = error.culprits;
+  std::sort(culprits.begin(), culprits.end());
+  Finding finding{fmt::format("The group failed: {}{}", error.kind, culprits.empty() ? "" : ", culprit " + ranks_text(culprits)),
+                  {fmt::format("recorded first by rank {}, at {}:", moment.first->rank, time_of_day_text(moment.at_ns)), error.text},
+                  {{"kind", "failed"},
+                   {"class", error.kind},
+                   {"culprits", culprits},
+                   {"text", error.text},
+                   {"recorded_first_by", moment.first->rank},
+                   {"at_ns", moment.at_ns}}};
   std::map<std::string, std::vector<Rank>> others;
   for (const FlightRecord& record : records)
     if (record.error && record.error->text != error.text) others[record.error->text].push_back(record.rank);

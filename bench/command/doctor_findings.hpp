@@ -17,12 +17,13 @@ struct Finding {
   std::string headline;
   std::vector<std::string> lines{};
   Json data = Json::object();  // "kind" and what the words say
+  std::string verdict{};       // in one sentence, of those that may be the cause of all
 };
 
 // Each is empty if it finds nothing. `records` are of different ranks of one group, at least one.
 
 /// Ranks that left no record, and what the others saw of them.
-[[nodiscard]] std::optional<Finding> find_missing(const std::vector<FlightRecord>& records, const Moment& moment);
+[[nodiscard]] std::optional<Finding> find_missing(const Moment& moment);
 /// Ranks built from different versions.
 [[nodiscard]] std::optional<Finding> find_versions(const std::vector<FlightRecord>& records);
 /// The first operation in which ranks called different things.

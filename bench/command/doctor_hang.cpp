@@ -33,7 +33,7 @@ std::string doing_text(const Moment& moment, const RankAtMoment& rank) {
       return fmt::format(
           "has not called operation {}{}", moment.operation,
           rank.ended == 0 ? ""
-                          : fmt::format("; it ended operation {}{}", rank.ended, rank.since_ns ? " " + since.substr(5) + " before" : ""));
+                          : fmt::format("; it ended operation {}{}", rank.ended, rank.since_ns ? ", " + since.substr(5) + " before" : ""));
     case Doing::computing:
       return fmt::format("is inside {}{}", rank.step_text(), since);
     case Doing::waiting:
@@ -63,13 +63,11 @@ ErrorKind kind_of(Doing doing) {
 /// Index of the first step that the rank has not ended.
 std::uint32_t first_open_step(const RankAtMoment& rank) {
   if (rank.doing == Doing::ended) return UINT32_MAX;
-  if (rank.steps_ended.empty()) return rank.step.value_or(0);
-  // What is older than the record has ended.
-  std::uint32_t next = *rank.steps_ended.begin();
+  // Up to the first gap; what is older than the record has ended.
+  std::uint32_t next = rank.steps_ended.empty() ? rank.lowest_open.value_or(0) : *rank.steps_ended.begin();
   for (const std::uint32_t step : rank.steps_ended)
     if (step == next) ++next;
-  if (rank.step && *rank.step < *rank.steps_ended.begin()) return *rank.step;
-  return next;
+  return std::min(next, rank.lowest_open.value_or(next));
 }
 
 std::string chain_text(const Moment& moment, const std::vector<Rank>& chain) {
@@ -93,16 +91,40 @@ std::string chain_text(const Moment& moment, const std::vector<Rank>& chain) {
   return text;
 }
 
+/// Where to look now.
+std::string advice_for(const std::vector<FlightRecord>& records, const Moment& moment, const Root& root) {
+  if (root.ranks.size() != 1) return "";
+  const RankAtMoment& rank = moment.ranks[static_cast<std::size_t>(root.ranks.front())];
+  Nanoseconds timeout_ns = 0;
+  for (const FlightRecord& record : records)
+    if (const RecordedOperation* operation = record.operation(moment.operation)) timeout_ns = operation->timeout_ns;
+  if (root.kind == name(ErrorKind::stalled) && timeout_ns > 0)
+    return fmt::format("what rank {} is at; if it may take longer than the timeout of {}, raise it (Communicator::set_timeout)", rank.rank,
+                       duration_text(timeout_ns));
+  if (rank.doing == Doing::died)
+    return fmt::format("how the process of rank {} ended: its exit code or signal, its output, out of memory", rank.rank);
+  if (rank.doing == Doing::left) return fmt::format("why the program of rank {} returned early: its output, an exception", rank.rank);
+  return "";
+}
+
 }  // namespace
 
 std::optional<Root> root_of(const std::vector<FlightRecord>& records, const Moment& moment) {
-  (void)records;
   const auto& error = moment.first->error;
   const auto rank_of = [&](Rank rank) -> const RankAtMoment& { return moment.ranks[static_cast<std::size_t>(rank)]; };
   if (error && error->kind != name(ErrorKind::stalled) && !error->culprits.empty()) {
     // Whoever died, failed or called something else is known at once; the others may be in the midst of their work.
     const Rank culprit = error->culprits.front();
-    if (error->culprits.size() > 1) return Root{error->culprits, error->kind, fmt::format("{} disagree", ranks_text(error->culprits))};
+    if (error->kind == name(ErrorKind::mismatched)) {
+      std::vector<Rank> ranks = error->culprits;
+      if (const auto difference = find_difference(records); difference && !difference->data["odd_ranks"].empty()) {
+        difference->data["odd_ranks"].get_to(ranks);
+        return Root{ranks, error->kind, fmt::format("{} called something else than the others", ranks_text(ranks))};
+      }
+      std::sort(ranks.begin(), ranks.end());
+      return Root{ranks, error->kind, fmt::format("{} disagree", ranks_text(ranks))};
+    }
+    if (error->culprits.size() > 1) return Root{error->culprits, error->kind, fmt::format("{} together", ranks_text(error->culprits))};
     const RankAtMoment& rank = rank_of(culprit);
     if (error->kind == name(ErrorKind::local))
       return Root{{culprit}, error->kind, fmt::format("rank {} failed by itself{}", culprit, rank.step ? " in " + rank.step_text() : "")};
@@ -152,7 +174,7 @@ std::optional<Finding> find_hang(const std::vector<FlightRecord>& records, const
     std::stable_sort(by_distance.begin(), by_distance.end(),
                      [](const RankAtMoment* a, const RankAtMoment* b) { return a->steps_ended.size() < b->steps_ended.size(); });
   }
-  Table table({"rank", "steps ended", "last step ended", "then"});
+  Table table({"rank", "steps ended", "last step ended", "at that moment"});
   for (const RankAtMoment* each : by_distance) {
     const RankAtMoment& rank = *each;
     const bool failed_itself = moment.first->error && names(moment.first->error, ErrorKind::local, rank.rank);
@@ -190,7 +212,7 @@ std::optional<Finding> find_hang(const std::vector<FlightRecord>& records, const
   for (const RankAtMoment& rank : moment.ranks) {
     if (rank.record == nullptr) continue;
     (first_open_step(rank) == step ? behind : beyond).push_back(rank.rank);
-    if (rank.step == step && label.empty()) label = " (" + rank.label + ")";
+    if (rank.step == step && label.empty()) label = fmt::format(" (on rank {}: {})", rank.rank, rank.label);
   }
   if (step != UINT32_MAX) {
     finding.lines.push_back(beyond.empty() ? fmt::format("no rank has ended step {}{}", step, label)
@@ -209,6 +231,7 @@ std::optional<Finding> find_hang(const std::vector<FlightRecord>& records, const
   if (!chain.empty()) finding.lines.push_back("chain of waits: " + chain_text(moment, chain));
   finding.lines.push_back(fmt::format("root: {}", root->words));
   finding.lines.push_back(fmt::format("class: {}", root->kind));
+  if (const std::string advice = advice_for(records, moment, *root); !advice.empty()) finding.lines.push_back("next: " + advice);
   finding.data["chain"] = chain;
   finding.data["root"] = root->ranks;
   finding.data["root_words"] = root->words;

@@ -33,6 +33,7 @@ void look_into(RankAtMoment& rank, std::uint64_t operation, Nanoseconds at_ns) {
   const RecordedStep *computes = nullptr, *waits = nullptr;
   for (const RecordedStep& step : rank.record->steps) {
     if (step.operation != operation || step.begin_ns > at_ns) continue;
+    if (!ended_by(step.end_ns, at_ns)) rank.lowest_open = std::min(step.step, rank.lowest_open.value_or(step.step));
     if (ended_by(step.end_ns, at_ns)) {
       rank.steps_ended.insert(step.step);
       if (rank.last_ended == nullptr || *rank.last_ended->end_ns <= *step.end_ns) rank.last_ended = &step;
@@ -82,6 +83,11 @@ void look_from_outside(RankAtMoment& rank, const Moment& moment) {
   if (rank.doing == Doing::computing || (rank.doing == Doing::died && peer.compute_step >= 0))
     rank.step = static_cast<std::uint32_t>(peer.compute_step);
   if (rank.doing == Doing::waiting) rank.waits_for = peer.waiting_for;
+  if (!rank.step) return;
+  // Its schedule is like the others': what a step is there says what it is here, but for the peers.
+  for (const RecordedStep& step : moment.first->steps)
+    if (step.operation == moment.operation && step.step == *rank.step)
+      rank.label = fmt::format("on rank {}: {}", moment.first->rank, step.label);
 }
 
 }  // namespace
@@ -131,6 +137,11 @@ Moment moment_of(const std::vector<FlightRecord>& records) {
     }
     if (rank.begun > rank.ended && (moment.operation == 0 || rank.begun < moment.operation)) moment.operation = rank.begun;
   }
+  // A rank that died or failed by itself is the one to look at, wherever the others were.
+  if (const auto& error = moment.first->error;
+      error && error->culprits.size() == 1 && (error->kind == name(ErrorKind::dead) || error->kind == name(ErrorKind::local)))
+    if (const RankAtMoment& culprit = moment.ranks[static_cast<std::size_t>(error->culprits.front())]; culprit.begun > culprit.ended)
+      moment.operation = culprit.begun;
   for (RankAtMoment& rank : moment.ranks) {
     if (rank.record == nullptr)
       look_from_outside(rank, moment);

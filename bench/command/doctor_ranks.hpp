@@ -23,6 +23,7 @@ struct RankAtMoment {
   Rank waits_for = -1;
   std::optional<std::uint32_t> step{};  // in which it computes or waits
   std::string label{};                  // of that step
+  std::optional<std::uint32_t> lowest_open{};
   const RecordedStep* last_ended = nullptr;
   std::set<std::uint32_t> steps_ended{};  // as far as its record goes back
   std::optional<Nanoseconds> since_ns{};  // that it does so
@@ -36,7 +37,7 @@ struct Moment {
   const FlightRecord* first = nullptr;  // its rank noticed first; without a failure, the first of all
   bool is_failure = false;
   Nanoseconds at_ns = 0;
-  std::uint64_t operation = 0;  // the lowest that a rank has begun and not ended; 0: there is none
+  std::uint64_t operation = 0;  // of the rank that died or failed, else the lowest that has not ended on one; 0: there is none
   std::vector<RankAtMoment> ranks;
 
   /// From waiting rank to waiting rank as far as that leads; ends with one that does not wait, or one that is in it already.

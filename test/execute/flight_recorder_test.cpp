@@ -205,7 +205,7 @@ TEST(FlightRecorder, ARankThatSleepsInItsStepIsInEveryRecord) {
               [&](Communicator& comm) {
                 EXPECT_TRUE(run(comm, relay_all(comm.rank(), num_ranks)));
                 EXPECT_FALSE(run(comm, relay_all(comm.rank(), num_ranks, [&] {
-                                   if (comm.rank() == slow) std::this_thread::sleep_for(milliseconds(500));
+                                   if (comm.rank() == slow) std::this_thread::sleep_for(milliseconds(350));
                                  })));
               },
               {.timeout = milliseconds(200)});
