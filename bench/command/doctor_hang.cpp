@@ -7,6 +7,7 @@
 
 #include "command/doctor_findings.hpp"
 #include "command/table.hpp"
+#include "seqccl/flight_recorder.hpp"
 
 namespace seqccl::command {
 namespace {
@@ -63,8 +64,9 @@ ErrorKind kind_of(Doing doing) {
 /// Index of the first step that the rank has not ended.
 std::uint32_t first_open_step(const RankAtMoment& rank) {
   if (rank.doing == Doing::ended) return UINT32_MAX;
-  // Up to the first gap; what is older than the record has ended.
-  std::uint32_t next = rank.steps_ended.empty() ? rank.lowest_open.value_or(0) : *rank.steps_ended.begin();
+  // Up to the first gap; what is older than a record that is full has ended.
+  const bool is_full = rank.record != nullptr && rank.record->steps.size() >= FlightRecorder::ring_entries;
+  std::uint32_t next = is_full && !rank.steps_ended.empty() ? *rank.steps_ended.begin() : 0;
   for (const std::uint32_t step : rank.steps_ended)
     if (step == next) ++next;
   return std::min(next, rank.lowest_open.value_or(next));

@@ -59,7 +59,8 @@ struct ProcessRanks {
 /// largest need and is never given back; repeated runs allocate no workspace. Must outlive the Attention ... objects made on it, and
 /// must not be moved while there are any.
 ///
-/// Thread safety: one thread at a time, except abort(), received_bytes() and write_flight_record(), which any thread may call at any moment.
+/// Thread safety: one thread at a time, except abort(), received_bytes() and write_flight_record(), which any thread may call at any
+/// moment.
 ///
 /// Operations block; start() runs them on a thread of the communicator's own, while the caller does something else. As long as one
 /// is going on, start() is the only way to the communicator: a blocking operation or a change of settings then is refused with

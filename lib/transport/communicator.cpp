@@ -151,7 +151,9 @@ void Communicator::abort(const std::string& reason) noexcept {
   record_failure(*state_->transport);
 }
 
-void Communicator::write_flight_record(const std::string& path) const { state_->transport->flight_recorder().write(path, *state_->transport); }
+void Communicator::write_flight_record(const std::string& path) const {
+  state_->transport->flight_recorder().write(path, *state_->transport);
+}
 
 std::vector<std::uint64_t> Communicator::received_bytes() const { return state_->transport->received_bytes(); }
 std::vector<std::uint64_t> Communicator::received_messages() const { return state_->transport->received_messages(); }

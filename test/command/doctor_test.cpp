@@ -42,10 +42,6 @@ class Recorded {
     }
     return folder.file("there is none");
   }
-  void clear() const {
-    for (const auto& entry : std::filesystem::directory_iterator(folder.file(""))) std::filesystem::remove(entry.path());
-  }
-
   Folder folder;
 };
 
@@ -130,7 +126,7 @@ void expect_stalled_rank(const Diagnosed& found, int num_ranks, Rank slow) {
 }
 
 TEST(Doctor, NamesTheRankThatSleepsAndItsStep) {
-  for (const int num_ranks : {2, 3, 4, 5, 7, 8}) {
+  for (const int num_ranks : {2, 4, 7}) {
     const Recorded recorded;
     Watchdog dog(seconds(60));
     const Rank slow = num_ranks / 2;
@@ -142,7 +138,7 @@ TEST(Doctor, NamesTheRankThatSleepsAndItsStep) {
 }
 
 TEST(Doctor, NamesTheProcessThatSleepsAlsoWithoutItsRecord) {
-  for (const int num_ranks : {2, 3, 4, 7}) {
+  for (const int num_ranks : {3, 8}) {
     const Recorded recorded;
     Watchdog dog(seconds(60));
     const Rank slow = num_ranks / 2;
@@ -316,35 +312,115 @@ TEST(Doctor, NamesACircle) {
   EXPECT_HAS(doctor(recorded).text, "Verdict: stalled in operation 1, \"cycle\": ranks 0 to 2 wait for each other");
 }
 
+/// A record of a rank that ended three operations, each of a step of `compute_ms`.
+Json made_record(Rank rank, int num_ranks, std::int64_t compute_ms) {
+  constexpr std::int64_t ms = 1000000;
+  Json record = {{"schema", "seqccl flight record"},
+                 {"schema_version", 1},
+                 {"seqccl", "0.1.0"},
+                 {"job", "made"},
+                 {"group", "world"},
+                 {"rank", rank},
+                 {"num_ranks", num_ranks},
+                 {"host", "h"},
+                 {"process", 1},
+                 {"transport", "shm"},
+                 {"reason", "asked"},
+                 {"clock", {{"steady_ns", 0}, {"system_ns", 1000000000000000000}}},
+                 {"written_ns", 10000 * ms},
+                 {"error", nullptr},
+                 {"operations_begun", 3},
+                 {"operations_ended", 3},
+                 {"descriptions", Json::array()},
+                 {"operations", Json::array()},
+                 {"steps", Json::array()},
+                 {"peers", Json::array()}};
+  for (std::int64_t number = 1; number <= 3; ++number) {
+    const std::int64_t begin = number * 2000 * ms, end = begin + compute_ms * ms;
+    record["operations"].push_back({{"number", number},
+                                    {"name", "made"},
+                                    {"fingerprint", "1"},
+                                    {"begin_ns", begin},
+                                    {"end_ns", end},
+                                    {"timeout_ns", 600000 * ms},
+                                    {"description", 0}});
+    record["steps"].push_back({{"operation", number},
+                               {"step", 1},
+                               {"lane", "compute"},
+                               {"label", "attend, block of rank 1"},
+                               {"begin_ns", begin},
+                               {"end_ns", end},
+                               {"waited_for", nullptr}});
+  }
+  for (Rank peer = 0; peer < num_ranks; ++peer)
+    record["peers"].push_back({{"rank", peer},
+                               {"operations_begun", 3},
+                               {"operations_ended", 3},
+                               {"compute_step", -1},
+                               {"waiting_for", -1},
+                               {"progress_ns", 9999 * ms},
+                               {"left", false},
+                               {"received_bytes", 0},
+                               {"received_messages", 0}});
+  return record;
+}
+
 TEST(Doctor, NamesASlowRankAndIsContentWithEqualOnes) {
-  const Recorded recorded;
-  for (const Rank slow : {-1, 1}) {
+  for (const Rank slow : {-1, 1})
     for (const int num_ranks : {1, 2, 3, 4, 5, 7, 8}) {
       if (slow >= num_ranks) continue;
-      Watchdog dog(seconds(60));
-      recorded.clear();
-      run_ranks(num_ranks, [&](Communicator& comm) {
-        for (int round = 0; round < 3; ++round)
-          run_ring(comm, ring_gather(comm.rank(), num_ranks, [&](int i) {
-                     if (i == 0) std::this_thread::sleep_for(milliseconds(comm.rank() == slow ? 100 : 5));
-                   }));
-        comm.write_flight_record(recorded.folder.file("seqccl-" + std::to_string(comm.rank()) + ".json"));
-      });
-      const Diagnosed found = doctor(recorded);
+      const Folder folder;
+      for (Rank rank = 0; rank < num_ranks; ++rank)
+        write_text(folder.file("seqccl-" + std::to_string(rank) + ".json"),
+                   made_record(rank, num_ranks, rank == slow ? 100 : 40 + rank).dump());
+      const Diagnosed found = doctor(std::vector<std::string>{folder.file("")});
+      EXPECT_EQ(found.err, "");
       if (slow < 0) {
         EXPECT_EQ(found.code, exit_right) << found.text;
         EXPECT_HAS(found.text, "Verdict: nothing wrong found");
         EXPECT_TRUE(found.json["findings"].empty());
-      } else {
-        EXPECT_EQ(found.code, exit_check_failed);
-        ASSERT_EQ(found.finding("slow")["ranks"].size(), 1u) << found.text;
-        EXPECT_EQ(found.finding("slow")["ranks"][0]["rank"], slow);
-        EXPECT_EQ(found.finding("slow")["num_operations"], 3);
-        EXPECT_HAS(found.text, "in step 1 (custom, block of rank 1)");
-        EXPECT_TRUE(found.finding("hung").is_null()) << found.text;
+        continue;
       }
+      EXPECT_EQ(found.code, exit_check_failed);
+      ASSERT_EQ(found.finding("slow")["ranks"].size(), 1u) << found.text;
+      EXPECT_EQ(found.finding("slow")["ranks"][0], Json({{"rank", slow}, {"compute_ns", 300000000}}));
+      EXPECT_EQ(found.finding("slow")["num_operations"], 3);
+      EXPECT_HAS(found.text, "rank 1: 300 ms; longest step: 100 ms in step 1 (attend, block of rank 1) of operation 1");
     }
+}
+
+// A live hang, asked from outside: nobody has given up yet, all wait for rank 17, which has left no record.
+TEST(Doctor, ManyRanksFitOnAPage) {
+  const Folder folder;
+  constexpr int num_ranks = 48;
+  for (Rank rank = 0; rank < num_ranks; ++rank) {
+    if (rank == 17) continue;
+    Json record = made_record(rank, num_ranks, 40);
+    for (Json& peer : record["peers"]) {
+      peer["operations_ended"] = 2;
+      peer["progress_ns"] = 6000000000;
+      peer["waiting_for"] = (peer["rank"].get<Rank>() + num_ranks - 1) % num_ranks;
+    }
+    record["peers"][17]["waiting_for"] = -1;
+    record["peers"][17]["compute_step"] = 3;
+    record["operations_ended"] = 2;
+    record["operations"][2]["end_ns"] = nullptr;
+    record["steps"].push_back({{"operation", 3},
+                               {"step", 2},
+                               {"lane", "comm"},
+                               {"label", "exchange, to 1, from 0"},
+                               {"begin_ns", 6000000000},
+                               {"end_ns", nullptr},
+                               {"waited_for", (rank + num_ranks - 1) % num_ranks}});
+    write_text(folder.file("seqccl-" + std::to_string(rank) + ".json"), record.dump());
   }
+  const Diagnosed found = doctor(std::vector<std::string>{folder.file("")});
+  EXPECT_HAS(found.text, "Verdict: stalled in operation 3, \"made\": rank 17 is inside step 3");
+  EXPECT_EQ(found.finding("hung")["root"], std::vector<Rank>{17}) << found.text;
+  EXPECT_EQ(found.finding("hung")["chain"].size(), 48u) << found.text;
+  EXPECT_HAS(found.text, "40 ranks further");
+  EXPECT_LT(std::count(found.text.begin(), found.text.end(), '\n'), 40) << found.text;
+  EXPECT_EQ(found.finding("hung")["ranks"].size(), 48u);
 }
 
 // --- Files. ---------------------------------------------------------------------------------------------------------
@@ -413,24 +489,6 @@ TEST(Doctor, BadUseIsRefused) {
   EXPECT_EQ(none.code, exit_bad_input);
   EXPECT_HAS(none.err, folder.file("a") + ": is not there");
   EXPECT_HAS(none.err, "none of 2 files is a flight record");
-}
-
-TEST(Doctor, ManyRanksFitOnAPage) {
-  const Recorded recorded;
-  Watchdog dog(seconds(120));
-  run_ranks(48,
-            [&](Communicator& comm) {
-              quietly([&] {
-                run_relay(comm, [&] {
-                  if (comm.rank() == 17) std::this_thread::sleep_for(milliseconds(2500));
-                });
-              });
-            },
-            {.timeout = milliseconds(1000)});
-  const Diagnosed found = doctor(recorded);
-  EXPECT_EQ(found.finding("hung")["root"], std::vector<Rank>{17}) << found.text;
-  EXPECT_LT(std::count(found.text.begin(), found.text.end(), '\n'), 50) << found.text;
-  EXPECT_EQ(found.finding("hung")["ranks"].size(), 48u);
 }
 
 }  // namespace
