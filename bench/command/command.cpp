@@ -25,8 +25,9 @@ constexpr const char* footer =
     "  seqccl bench attention --ranks 2,4 --tokens 4k,16k\n"
     "  seqccl bench decode --ranks 4 --tokens 64k --merge all\n"
     "  seqccl launch --ranks 4 -- ./my_program\n"
+    "  seqccl doctor records\n"
     "  seqccl COMMAND --help shows the options and examples of one command\n\n"
-    "Exit codes: 0 right, 1 --check failed, 2 bad usage or input, 3 communication failed";
+    "Exit codes: 0 right, 1 --check failed or doctor found something, 2 bad usage or input, 3 communication failed";
 
 CLI::App& group(CLI::App& root, const char* name, const char* description) {
   CLI::App& app = *root.add_subcommand(name, description);
@@ -61,6 +62,7 @@ int run_subcommand(int argc, const char* const* argv, const Console& console) {
   subcommands.push_back(make_draw_attention(draw));
   subcommands.push_back(make_draw_linear(draw));
   subcommands.push_back(make_launch(root));
+  subcommands.push_back(make_doctor(root));
 
   refuse_empty_values(root);
   const CLI::App& asked = asked_subcommand(root, argc, argv);

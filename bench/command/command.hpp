@@ -11,7 +11,7 @@ namespace seqccl::command {
 /// What the process returns.
 enum ExitCode : int {
   exit_right = 0,
-  exit_check_failed = 1,          // --check found wrong numbers, or a plan that is not proven
+  exit_check_failed = 1,          // --check found wrong numbers, a plan that is not proven, or doctor found something
   exit_bad_input = 2,             // wrong usage, options, files or tensors
   exit_communication_failed = 3,  // a rank died, stalled, disagreed or failed
 };

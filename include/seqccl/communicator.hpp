@@ -38,7 +38,8 @@ struct ProcessRanks {
 /// largest need and is never given back; repeated runs allocate no workspace. Must outlive the Attention ... objects made on it, and
 /// must not be moved while there are any.
 ///
-/// Thread safety: one thread at a time, except abort() and received_bytes(), which any thread may call at any moment.
+/// Thread safety: one thread at a time, except abort(), received_bytes() and write_flight_record(), which any thread may call at any
+/// moment.
 ///
 /// Operations block; start() runs them on a thread of the communicator's own, while the caller does something else. As long as one
 /// is going on, start() is the only way to the communicator: a blocking operation or a change of settings then is refused with
@@ -97,6 +98,11 @@ class Communicator {
   [[nodiscard]] std::vector<std::uint64_t> received_bytes() const;
   [[nodiscard]] std::vector<std::uint64_t> received_messages() const;
 
+  /// Writes what this rank did last, and what it sees of the others, to a file (flight_recorder.hpp). Any thread. With
+  /// SEQCCL_FLIGHT_RECORD=DIR in the environment in which a communicator is made, a failure of the group is written to DIR by itself.
+  /// @throws Error(argument) if `path` cannot be written
+  void write_flight_record(const std::string& path) const;
+
   // --- For methods and executors. ---
   [[nodiscard]] Transport& transport() noexcept;
   /// At least `num_bytes` of arena; grows it if needed (contents are lost).
@@ -104,6 +110,7 @@ class Communicator {
 
  private:
   struct State;
+  void end() noexcept;
   std::unique_ptr<State> state_;
 };
 

@@ -247,6 +247,7 @@ using Op = std::variant<Attend, Merge, RowDot, AttendBackward, SinkGradient, Cop
 
 /// "attend", "merge", ...: the op's name in explain, traces and errors.
 [[nodiscard]] const char* name(const Op& op) noexcept;
+[[nodiscard]] const char* op_name(std::size_t index) noexcept;  // of Op::index()
 
 enum class Access : std::uint8_t { read, write, update };
 

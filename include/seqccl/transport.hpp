@@ -12,6 +12,7 @@
 
 #include "seqccl/buffer.hpp"
 #include "seqccl/error.hpp"
+#include "seqccl/flight_recorder.hpp"
 #include "seqccl/schedule.hpp"
 
 SEQCCL_BEGIN
@@ -68,6 +69,8 @@ class Transport {
   virtual ~Transport() = default;
   [[nodiscard]] virtual Rank rank() const noexcept = 0;
   [[nodiscard]] virtual int num_ranks() const noexcept = 0;
+  /// "threads", "shm", ...: for reports.
+  [[nodiscard]] virtual const char* name() const noexcept { return "other"; }
 
   /// Memory that peers may write into, at least `num_bytes` and 64-byte aligned; contents are lost when it grows. It belongs to the
   /// transport, and is given back after the last peer can write. @throws std::bad_alloc
@@ -101,6 +104,12 @@ class Transport {
   /// Bytes received from each rank since the start, counted where they arrive.
   [[nodiscard]] virtual std::vector<std::uint64_t> received_bytes() const = 0;
   [[nodiscard]] virtual std::vector<std::uint64_t> received_messages() const = 0;
+
+  /// What this rank did last.
+  [[nodiscard]] FlightRecorder& flight_recorder() noexcept { return flight_recorder_; }
+
+ private:
+  FlightRecorder flight_recorder_;
 };
 
 /// Waits until `done()` is true, in the transport's manner. Every wait in the library is this one.

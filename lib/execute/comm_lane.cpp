@@ -28,6 +28,7 @@ void CommLane::post(const Exchange& exchange) {
   posted_ = true;
   num_unmoved_ = exchange.num_sends + exchange.num_receives;
   wait_.step = step_;
+  recorded_wait_ = -1;
   wait_.since = run_.begin_step(step_);
   deadline_ = wait_.since + run_.options.timeout;
   std::uint64_t* ticket = &run_.scratch.tickets[exchange.first + exchange.num_sends];
@@ -94,8 +95,10 @@ void CommLane::made_progress() noexcept {
 }
 
 void CommLane::waiting_for(Rank peer) noexcept {
-  if (!found_waiting_) wait_.peer = peer;
+  if (found_waiting_) return;
   found_waiting_ = true;
+  wait_.peer = peer;
+  if (recorded_wait_ != peer) run_.recorder.wait_in_step(lane_, recorded_wait_ = peer);
 }
 
 void CommLane::look_for_stall() {

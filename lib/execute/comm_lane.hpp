@@ -37,6 +37,7 @@ class CommLane {
   bool posted_ = false;
   std::uint32_t num_unmoved_ = 0;
   bool found_waiting_ = false;  // in this pass
+  Rank recorded_wait_ = -1;     // peer that the flight record names
   Wait wait_;
   SteadyClock::time_point deadline_{};
 };

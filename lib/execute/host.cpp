@@ -125,6 +125,41 @@ void run_overlapped(HostRun& run, Lanes& lanes) {
   run.transport.check();
 }
 
+/// An operation in the flight record, which reads labels from its schedule until the run is over.
+class Recorded {
+ public:
+  Recorded(FlightRecorder& recorder, const FlightRecorder::Begin& begin, const Schedule& schedule, std::string_view description)
+      : recorder_(recorder) {
+    recorder_.begin_operation(begin, schedule, description);
+  }
+  ~Recorded() {
+    if (!ended_) recorder_.forget_schedule();
+  }
+  Recorded(const Recorded&) = delete;
+  Recorded& operator=(const Recorded&) = delete;
+  void end(FlightRecorder::Nanoseconds now) noexcept {
+    recorder_.end_operation(now);
+    ended_ = true;
+  }
+
+ private:
+  FlightRecorder& recorder_;
+  bool ended_ = false;
+};
+
+/// Passes on what `work` throws, after the flight record of a failed group has been written.
+template <class Work>
+void recording_failure(Transport& transport, Work&& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::argument) throw;
+    const std::string why_not = transport.flight_recorder().failed(error, transport);
+    if (why_not.empty()) throw;
+    throw Error(error.kind(), fmt::format("{} ({})", error.what(), why_not), error.culprits());
+  }
+}
+
 }  // namespace
 
 void run_host(const Schedule& schedule, const Bindings& memory, Transport& transport, const RunOptions& options) {
@@ -133,8 +168,9 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
     throw Error(ErrorKind::argument, fmt::format("run_host: schedule is for rank {} of {}, want rank {} of {}", schedule.rank,
                                                  schedule.num_ranks, transport.rank(), transport.num_ranks()));
   }
-  transport.check();
-  transport.describe_operation(options.description.empty() ? std::string_view(schedule.name) : options.description);
+  recording_failure(transport, [&] { transport.check(); });
+  const std::string_view description = options.description.empty() ? std::string_view(schedule.name) : options.description;
+  transport.describe_operation(description);
   if (options.trace != nullptr) options.trace->assign(schedule.steps.size(), {});
 
   // Taken out while in use: a Custom op may run a schedule of another communicator on this thread.
@@ -149,24 +185,31 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
   status.progress_ns.store(begin.time_since_epoch().count(), std::memory_order_release);
   const std::uint64_t operation = status.operation.load(std::memory_order_relaxed) + 1;
   status.operation.store(operation, std::memory_order_release);
-  HostRun run{schedule, memory, transport, options, scratch, status, operation, message_flag(schedule.fingerprint, operation), begin};
+  FlightRecorder& recorder = transport.flight_recorder();
+  Recorded recorded(recorder, {operation, begin.time_since_epoch().count(), options.timeout}, schedule, description);
+  HostRun run{schedule, memory, transport, options, scratch, status, recorder, operation, message_flag(schedule.fingerprint, operation),
+              begin};
   run.is_inline = runs_inline(schedule, options.num_threads);
   Lanes lanes{CommLane(run, Lane::comm), CommLane(run, Lane::comm2), CommLane(run, Lane::comm3)};
 
-  try {
-    if (run.is_inline)
-      run_inline(run, lanes);
-    else
-      run_overlapped(run, lanes);
-  } catch (const Error&) {
-    throw;
-  } catch (const std::exception& error) {  // out of memory, say: the peers must not wait for this rank
-    run.fail({ErrorKind::local, fmt::format("{}: {}", run.who(), error.what()), {schedule.rank}});
-  }
+  recording_failure(transport, [&] {
+    try {
+      if (run.is_inline)
+        run_inline(run, lanes);
+      else
+        run_overlapped(run, lanes);
+    } catch (const Error&) {
+      throw;
+    } catch (const std::exception& error) {  // out of memory, say: the peers must not wait for this rank
+      run.fail({ErrorKind::local, fmt::format("{}: {}", run.who(), error.what()), {schedule.rank}});
+    }
+  });
 
   if (status.waiting_for.load(std::memory_order_relaxed) != -1) status.waiting_for.store(-1, std::memory_order_release);
-  if (!run.is_inline) status.progress_ns.store(SteadyClock::now().time_since_epoch().count(), std::memory_order_release);
+  const std::int64_t end_ns = SteadyClock::now().time_since_epoch().count();
+  status.progress_ns.store(end_ns, std::memory_order_release);
   status.finished.store(operation, std::memory_order_release);
+  recorded.end(end_ns);
   spare = std::move(scratch);
 }
 

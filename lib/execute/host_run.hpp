@@ -26,6 +26,7 @@ struct HostRun {
   const RunOptions& options;
   RunScratch& scratch;
   RankStatus& status;
+  FlightRecorder& recorder;
   std::uint64_t operation = 0;  // 1 for the communicator's first
   std::uint64_t flag = 0;       // carried by every message of this run
   SteadyClock::time_point begin;

@@ -9,7 +9,7 @@
 
 SEQCCL_BEGIN
 
-const char* name(const Op& op) noexcept {
+const char* op_name(std::size_t index) noexcept {
   constexpr const char* names[] = {"attend",
                                    "merge",
                                    "row dot",
@@ -28,8 +28,10 @@ const char* name(const Op& op) noexcept {
                                    "linear backward",
                                    "custom"};
   static_assert(std::size(names) == std::variant_size_v<Op>);
-  return names[op.index()];
+  return names[index];
 }
+
+const char* name(const Op& op) noexcept { return op_name(op.index()); }
 
 const char* name(Tensor tensor) noexcept {
   constexpr const char* names[] = {

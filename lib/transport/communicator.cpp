@@ -3,6 +3,7 @@
 #include "seqccl/communicator.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -33,7 +34,19 @@ int default_num_threads(int ranks_on_host) {
 
 std::vector<std::unique_ptr<Transport>> transports_of(int num_ranks, const char* who) {
   if (num_ranks < 1) throw Error(ErrorKind::argument, fmt::format("{}: num_ranks is {}, want at least 1", who, num_ranks));
-  return thread_transports(num_ranks, WaitPolicy::for_host(num_ranks));
+  auto transports = thread_transports(num_ranks, WaitPolicy::for_host(num_ranks));
+  for (auto& transport : transports) transport->flight_recorder().set_job(fmt::format("pid{}", ::getpid()), "world");
+  return transports;
+}
+
+/// Writes the flight record if the group has failed, whether this rank has noticed or not.
+void record_failure(Transport& transport) noexcept {
+  try {
+    transport.check();
+  } catch (const Error& error) {
+    (void)transport.flight_recorder().failed(error, transport);
+  } catch (...) {  // no memory for the error's words
+  }
 }
 
 }  // namespace
@@ -66,15 +79,19 @@ struct Communicator::State {
 Communicator::Communicator(std::unique_ptr<Transport> transport, int ranks_on_host) : state_(std::make_unique<State>()) {
   state_->transport = std::move(transport);
   state_->num_threads = default_num_threads(ranks_on_host);
+  if (const char* directory = std::getenv("SEQCCL_FLIGHT_RECORD")) state_->transport->flight_recorder().set_directory(directory);
 }
-Communicator::~Communicator() {
-  if (state_) state_->works.finish();  // while state_ is still there for what they call
-}
+Communicator::~Communicator() { end(); }
 Communicator::Communicator(Communicator&&) noexcept = default;
 Communicator& Communicator::operator=(Communicator&& other) noexcept {
-  if (state_) state_->works.finish();
+  end();
   state_ = std::move(other.state_);
   return *this;
+}
+void Communicator::end() noexcept {
+  if (!state_) return;
+  state_->works.finish();  // while state_ is still there for what they call
+  record_failure(*state_->transport);
 }
 
 Rank Communicator::rank() const noexcept { return state_->transport->rank(); }
@@ -120,6 +137,7 @@ Work Communicator::start(std::function<void()> operation) {
   } catch (const std::exception& why) {  // the peers start theirs: without this rank they would wait for their whole timeout
     const Error error(ErrorKind::local, fmt::format("rank {} of {}: cannot start an operation: {}", rank(), size(), why.what()), {rank()});
     state_->transport->abort(error);
+    record_failure(*state_->transport);
     throw error;
   }
 }
@@ -130,6 +148,11 @@ void Communicator::abort(const std::string& reason) noexcept {
   } catch (...) {  // no memory for the words
     state_->transport->abort(Error(ErrorKind::local, "a rank aborted"));
   }
+  record_failure(*state_->transport);
+}
+
+void Communicator::write_flight_record(const std::string& path) const {
+  state_->transport->flight_recorder().write(path, *state_->transport);
 }
 
 std::vector<std::uint64_t> Communicator::received_bytes() const { return state_->transport->received_bytes(); }
@@ -139,6 +162,7 @@ Transport& Communicator::transport() noexcept { return *state_->transport; }
 
 std::byte* Communicator::arena(std::size_t num_bytes) {
   state_->require_idle("Communicator");
+  record_failure(*state_->transport);
   state_->transport->check();  // the arena of a failed communicator is not handed out again
   try {
     return state_->transport->arena(num_bytes);
@@ -147,6 +171,7 @@ std::byte* Communicator::arena(std::size_t num_bytes) {
     const Error error(ErrorKind::local, fmt::format("rank {} of {}: no memory for an arena of {} bytes", rank(), size(), num_bytes),
                       {rank()});
     state_->transport->abort(error);
+    record_failure(*state_->transport);
     throw error;
   }
 }
@@ -163,6 +188,7 @@ Communicator Communicator::from_callback(Rank rank, int num_ranks, const AllGath
       num_ranks);
   comm.set_timeout(options.timeout);
   if (options.num_threads > 0) comm.set_num_threads(options.num_threads);
+  comm.transport().flight_recorder().set_job("", options.group);
   return comm;
 }
 
@@ -173,7 +199,9 @@ Communicator Communicator::from_store(Store& store, Rank rank, int num_ranks, co
 Communicator Communicator::from_env(const ProcessRanks& options) {
   const LaunchInfo launch = launch_from_env();
   const auto store = tcp_store(launch, options.bootstrap_timeout);
-  return from_store(*store, launch.rank, launch.num_ranks, options);
+  Communicator comm = from_store(*store, launch.rank, launch.num_ranks, options);
+  comm.transport().flight_recorder().set_job(launch.job, options.group);
+  return comm;
 }
 
 // --- Ranks as threads -----------------------------------------------------------------------------------------------

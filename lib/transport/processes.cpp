@@ -99,6 +99,7 @@ int live(SharedBoard& shared, Rank rank, int num_ranks, const std::function<void
   try {
     const AllGather all_gather = [&](std::string_view mine) { return gather(shared, rank, num_ranks, mine, options.bootstrap_timeout); };
     comm.emplace(Communicator::from_callback(rank, num_ranks, all_gather, options));
+    comm->transport().flight_recorder().set_job(fmt::format("pid{}", ::getppid()), options.group);
     body(*comm);
     comm.reset();
     return 0;

@@ -4,6 +4,8 @@
 
 #include <functional>
 #include <memory>
+#include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -36,6 +38,24 @@ inline Schedule ring_gather(Rank rank, int num_ranks, const std::function<void(i
     current = spare[i % 2];
   }
   return std::move(plan).finish(identity);
+}
+
+/// A number that every rank passes on to its right, once for every other rank. `before` runs first, as step 0, and all wait for all of
+/// them: exchanges are steps 1, 3, ...
+inline Schedule relay_all(Rank rank, int num_ranks, const std::function<void()>& before = {}) {
+  Recorder plan("relay", rank, num_ranks);
+  const Block x = plan.scratch(f32, {1, 1, 1, 1}), y = plan.scratch(f32, {1, 1, 1, 1});
+  Custom op;
+  op.inout[0] = x;
+  op.function = plan.function([before](std::span<const TensorView>) {
+    if (before) before();
+  });
+  plan.compute(op, rank);
+  for (int i = 1; i < num_ranks; ++i) {
+    plan.exchange({{(rank + 1) % num_ranks, x}}, {{(rank + num_ranks - 1) % num_ranks, y}}, Lane::comm, Native::none, rank);
+    plan.compute(Copy{y, x}, rank);
+  }
+  return std::move(plan).finish("relay of " + std::to_string(num_ranks));
 }
 
 /// One rank's schedule with its memory.
