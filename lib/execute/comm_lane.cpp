@@ -29,7 +29,9 @@ void CommLane::post(const Exchange& exchange) {
   num_unmoved_ = exchange.num_sends + exchange.num_receives;
   wait_.step = step_;
   wait_.since = run_.begin_step(step_);
+  wait_.suspected = {};
   deadline_ = wait_.since + run_.options.timeout;
+  run_.transport.begin_step(run_.schedule, step_);
   std::uint64_t* ticket = &run_.scratch.tickets[exchange.first + exchange.num_sends];
   for (const Transfer& receive : run_.schedule.receives(exchange)) {
     const TensorView to = run_.memory.view(receive.block);
@@ -91,6 +93,7 @@ void CommLane::complete() {
 
 void CommLane::made_progress() noexcept {
   wait_.since = SteadyClock::now();
+  wait_.suspected = {};
   run_.status.progress_ns.store(wait_.since.time_since_epoch().count(), std::memory_order_release);
   deadline_ = wait_.since + run_.options.timeout;
 }
