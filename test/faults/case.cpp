@@ -339,7 +339,7 @@ Belongings Belongings::now() {
 void expect_handled(const Case& it) {
   SCOPED_TRACE(it.text());
   Watchdog dog(std::chrono::seconds(120));
-  prepare(it.layer, it.is_large);
+  prepare(it.layer, it.is_large, it.num_ranks);
   const Belongings before = Belongings::now();
   {
     SharedTold told(it.num_ranks);

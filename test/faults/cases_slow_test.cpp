@@ -37,7 +37,6 @@ TEST_P(FaultsOf64Ranks, AreHandled) { expect_handled(GetParam()); }
 std::vector<Case> at_64_ranks() {
   std::vector<Case> cases;
   for (const std::string& layer : layers()) {
-    if (layer == "head_swap" || layer == "mesh") continue;  // want as many heads as ranks
     cases.push_back({.layer = layer, .num_ranks = 64, .victim = 41, .how = How::kill, .step = 500});
     cases.push_back({.layer = layer, .num_ranks = 64, .victim = 0, .how = How::short_stall, .step = 300, .is_backward = true});
   }

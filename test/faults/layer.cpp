@@ -11,11 +11,14 @@ namespace seqccl::test {
 namespace {
 
 // Two shapes: messages of a few hundred bytes, and of more than may go without a credit.
-constexpr std::int64_t num_heads = 8, dim = 8, small_tokens = 67, large_tokens = 670;
+constexpr std::int64_t dim = 8, small_tokens = 67, large_tokens = 670;
+
+/// At least one for each rank, as head_swap wants.
+std::int64_t num_heads(int num_ranks) { return num_ranks > 8 ? num_ranks : 8; }
 
 AttentionSpec softmax_spec(bool is_large, int num_ranks, const Variant& variant) {
   AttentionSpec spec;
-  spec.q_heads = num_heads;
+  spec.q_heads = num_heads(num_ranks);
   spec.head_dim = dim;
   spec.partition = Partition::contiguous(is_large ? large_tokens : small_tokens, num_ranks);
   spec.mask = Mask::causal();
@@ -25,7 +28,7 @@ AttentionSpec softmax_spec(bool is_large, int num_ranks, const Variant& variant)
 }
 LinearSpec linear_spec(bool is_large, int num_ranks, const Variant& variant) {
   LinearSpec spec;
-  spec.heads = num_heads;
+  spec.heads = num_heads(num_ranks);
   spec.head_dim = is_large ? 32 : dim;  // states travel, not tokens
   spec.partition = Partition::contiguous(small_tokens, num_ranks);
   spec.kind = LinearKind::scalar_gate;
@@ -34,13 +37,18 @@ LinearSpec linear_spec(bool is_large, int num_ranks, const Variant& variant) {
   return spec;
 }
 
+/// The exact result does not depend on the number of ranks, but on what it decides.
 template <class Problem, class Spec>
-const Problem& whole(const Spec& spec, bool is_large) {
-  static std::map<bool, Problem> kept;
-  return kept.try_emplace(is_large, spec).first->second;
+const Problem& whole(const Spec& spec, bool is_large, std::int64_t heads) {
+  static std::map<std::pair<bool, std::int64_t>, Problem> kept;
+  return kept.try_emplace(std::pair(is_large, heads), spec).first->second;
 }
-const SoftmaxProblem& softmax(bool is_large) { return whole<SoftmaxProblem>(softmax_spec(is_large, 1, {}), is_large); }
-const LinearProblem& linear(bool is_large) { return whole<LinearProblem>(linear_spec(is_large, 1, {}), is_large); }
+const SoftmaxProblem& softmax(bool is_large, int num_ranks) {
+  return whole<SoftmaxProblem>(softmax_spec(is_large, num_ranks, {}), is_large, num_heads(num_ranks));
+}
+const LinearProblem& linear(bool is_large, int num_ranks) {
+  return whole<LinearProblem>(linear_spec(is_large, num_ranks, {}), is_large, num_heads(num_ranks));
+}
 
 std::uint64_t sum_of(std::initializer_list<const HostTensor*> tensors) {
   std::uint64_t sum = 0xcbf29ce484222325u;
@@ -70,7 +78,7 @@ class SoftmaxLayer final : public Layer {
     const auto mine = [&](const HostTensor& from) { return rows(from, spec.partition, rank_, spec.dtype); };
     q_ = mine(problem.q), k_ = mine(problem.k), v_ = mine(problem.v), dout_ = mine(problem.dout);
     out_ = q_, dq_ = q_, dk_ = k_, dv_ = v_;
-    lse_ = HostTensor(f32, {1, num_heads, spec.partition.tokens_on(rank_)});
+    lse_ = HostTensor(f32, {1, spec.q_heads, spec.partition.tokens_on(rank_)});
   }
   void forward() override {
     attention_.forward(std::as_const(q_).view(), std::as_const(k_).view(), std::as_const(v_).view(), out_.view(), lse_.view());
@@ -110,7 +118,7 @@ class LinearLayer final : public Layer {
     q_ = mine(problem.q), k_ = mine(problem.k), v_ = mine(problem.v), dout_ = mine(problem.dout);
     decay_ = rows(problem.log_decay, spec.partition, rank_, problem.log_decay.dtype);
     out_ = v_, dq_ = q_, dk_ = k_, dv_ = v_, ddecay_ = decay_;
-    entering_ = HostTensor(f32, {1, 1, num_heads, spec.head_dim, spec.dim_v()});
+    entering_ = HostTensor(f32, {1, 1, spec.heads, spec.head_dim, spec.dim_v()});
   }
   void forward() override { attention_.forward(inputs(), {out_.view(), entering_.view(), {}}); }
   void backward() override {
@@ -149,22 +157,22 @@ bool is_scan(const std::string& name) { return name.starts_with(scan_prefix); }
 
 }  // namespace
 
-void prepare(const std::string& name, bool is_large) {
+void prepare(const std::string& name, bool is_large, int num_ranks) {
   if (is_scan(name))
-    (void)linear(is_large);
+    (void)linear(is_large, num_ranks);
   else
-    (void)softmax(is_large);
+    (void)softmax(is_large, num_ranks);
 }
 
 std::unique_ptr<Layer> make_layer(Communicator& comm, const std::string& name, bool is_large, const Variant& variant) {
   if (is_scan(name)) {
     LinearSpec spec = linear_spec(is_large, comm.size(), variant);
     spec.scan = scan_from_name(name.substr(scan_prefix.size()));
-    return std::make_unique<LinearLayer>(comm, spec, linear(is_large));
+    return std::make_unique<LinearLayer>(comm, spec, linear(is_large, comm.size()));
   }
   AttentionSpec spec = softmax_spec(is_large, comm.size(), variant);
   choose_method(spec, name, comm.topology());
-  return std::make_unique<SoftmaxLayer>(comm, spec, softmax(is_large));
+  return std::make_unique<SoftmaxLayer>(comm, spec, softmax(is_large, comm.size()));
 }
 
 }  // namespace seqccl::test

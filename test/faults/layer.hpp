@@ -29,7 +29,7 @@ class Layer {
 };
 
 /// Works out the exact result of the whole; kept in the process, so that ranks that are forked later have it.
-void prepare(const std::string& name, bool is_large);
+void prepare(const std::string& name, bool is_large, int num_ranks);
 /// "scan:doubling", or a name of method_names().
 [[nodiscard]] std::unique_ptr<Layer> make_layer(Communicator& comm, const std::string& name, bool is_large, const Variant& variant = {});
 
