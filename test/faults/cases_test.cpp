@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+
 #include "../../lib/transport/shm/liveness.hpp"
 #include "case.hpp"
 
@@ -12,8 +14,16 @@ namespace {
 class Faults : public ::testing::TestWithParam<Case> {};
 TEST_P(Faults, AreHandled) { expect_handled(GetParam()); }
 
+/// Every way to fail twice, but those that take as long as a timeout only once.
+std::vector<Case> few() {
+  std::vector<Case> cases = sample(Where::shm, 2 * num_hows, 1);
+  const auto takes_long = [](const Case& it) { return it.how == How::stop || it.how == How::stall; };
+  cases.erase(std::remove_if(cases.begin() + num_hows, cases.end(), takes_long), cases.end());
+  return cases;
+}
+
 const auto by_name = [](const ::testing::TestParamInfo<Case>& info) { return std::to_string(info.index) + "_" + info.param.text(); };
-INSTANTIATE_TEST_SUITE_P(Shm, Faults, ::testing::ValuesIn(sample(Where::shm, 30, 1)), by_name);
+INSTANTIATE_TEST_SUITE_P(Shm, Faults, ::testing::ValuesIn(few()), by_name);
 INSTANTIATE_TEST_SUITE_P(Threads, Faults, ::testing::ValuesIn(sample(Where::threads, 9, 2)), by_name);
 
 // Where a peer's process cannot be seen (another namespace of processes), its socket tells.
