@@ -11,7 +11,7 @@ namespace seqccl::test {
 namespace {
 
 // Two shapes: messages of a few hundred bytes, and of more than may go without a credit.
-constexpr std::int64_t dim = 8, small_tokens = 67, large_tokens = 670;
+constexpr std::int64_t dim = 8, small_tokens = 67, large_dim = 16, large_tokens = 301;
 
 /// At least one for each rank, as head_swap wants.
 std::int64_t num_heads(int num_ranks) { return num_ranks > 8 ? num_ranks : 8; }
@@ -19,7 +19,7 @@ std::int64_t num_heads(int num_ranks) { return num_ranks > 8 ? num_ranks : 8; }
 AttentionSpec softmax_spec(bool is_large, int num_ranks, const Variant& variant) {
   AttentionSpec spec;
   spec.q_heads = num_heads(num_ranks);
-  spec.head_dim = dim;
+  spec.head_dim = is_large ? large_dim : dim;
   spec.partition = Partition::contiguous(is_large ? large_tokens : small_tokens, num_ranks);
   spec.mask = Mask::causal();
   spec.scale = variant.scale;
