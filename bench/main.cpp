@@ -3,5 +3,9 @@
 #include <iostream>
 
 #include "command/command.hpp"
+#include "seqccl/log.hpp"
 
-int main(int argc, char** argv) { return seqccl::command::run_command(argc, argv, std::cout, std::cerr); }
+int main(int argc, char** argv) {
+  seqccl::set_log_sink([](std::string_view line) { std::cerr << "seqccl: " << line << std::endl; });
+  return seqccl::command::run_command(argc, argv, std::cout, std::cerr);
+}

@@ -13,6 +13,7 @@
 #include "seqccl/error.hpp"
 #include "seqccl/halo_exchange.hpp"
 #include "seqccl/linear_attention.hpp"
+#include "seqccl/log.hpp"
 #include "seqccl/mask.hpp"
 #include "seqccl/mesh.hpp"
 #include "seqccl/movement.hpp"

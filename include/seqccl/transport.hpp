@@ -47,6 +47,9 @@ struct RankStatus {
   std::atomic<std::int64_t> progress_ns{0};    // SteadyClock time of the last step begun or ended, or tile finished
   std::atomic<std::int32_t> compute_step{-1};  // index in Schedule::steps, -1: not computing
   std::atomic<std::int32_t> waiting_for{-1};   // peer that the oldest unfinished message is with, -1: not waiting
+  std::atomic<std::int32_t> step{-1};          // index in Schedule::steps of the last step begun, -1: none yet
+  std::atomic<std::uint64_t> plan{0};          // Schedule::fingerprint of the last operation begun
+  std::atomic<std::int64_t> looked_ns{0};      // SteadyClock time at which it last looked about in a long wait: it is not stopped
   alignas(64) std::atomic<bool> left{false};   // destroyed its communicator; polled by those who wait, so it has a line of its own
 };
 
@@ -100,6 +103,8 @@ class Transport {
   [[nodiscard]] virtual RankStatus& status(Rank rank) noexcept = 0;
   /// A text that describes this rank's current operation, for comparison on a mismatch.
   virtual void describe_operation(std::string_view text) = 0;
+  /// A step of the current operation has begun, on whichever thread runs it. Does nothing, except where faults are asked for.
+  virtual void begin_step(const Schedule& /*schedule*/, std::uint32_t /*step*/) {}
 
   /// Bytes received from each rank since the start, counted where they arrive.
   [[nodiscard]] virtual std::vector<std::uint64_t> received_bytes() const = 0;

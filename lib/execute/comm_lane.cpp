@@ -30,7 +30,9 @@ void CommLane::post(const Exchange& exchange) {
   wait_.step = step_;
   recorded_wait_ = -1;
   wait_.since = run_.begin_step(step_);
+  wait_.suspected = {};
   deadline_ = wait_.since + run_.options.timeout;
+  run_.transport.begin_step(run_.schedule, step_);
   std::uint64_t* ticket = &run_.scratch.tickets[exchange.first + exchange.num_sends];
   for (const Transfer& receive : run_.schedule.receives(exchange)) {
     *ticket++ =
@@ -90,6 +92,7 @@ void CommLane::complete() {
 
 void CommLane::made_progress() noexcept {
   wait_.since = SteadyClock::now();
+  wait_.suspected = {};
   run_.status.progress_ns.store(wait_.since.time_since_epoch().count(), std::memory_order_release);
   deadline_ = wait_.since + run_.options.timeout;
 }

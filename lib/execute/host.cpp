@@ -44,9 +44,10 @@ void drive(HostRun& run, Lanes& lanes, Done&& done) {
     for (const CommLane& lane : lanes) {
       if (lane.waits_for_peer()) deadline = std::min(deadline, lane.deadline());
     }
-    // A lane that waits for this rank's own compute lane has no deadline: the peers judge this rank.
-    if (deadline == SteadyClock::time_point::max()) deadline = SteadyClock::now() + std::chrono::hours(1);
-    if (wait_until(run.transport, deadline, poll, run.is_inline)) continue;
+    // A lane that waits for this rank's own compute lane has no deadline: the peers judge this rank. They want to see it look about.
+    if (wait_until(run.transport, std::min(deadline, run.looked + look_about_interval), poll, run.is_inline)) continue;
+    run.looked = SteadyClock::now();
+    run.status.looked_ns.store(run.looked.time_since_epoch().count(), std::memory_order_release);
     for (CommLane& lane : lanes) {
       if (lane.waits_for_peer() && lane.deadline() <= SteadyClock::now()) lane.look_for_stall();
     }
@@ -56,6 +57,7 @@ void drive(HostRun& run, Lanes& lanes, Done&& done) {
 void compute(HostRun& run, std::uint32_t index) {
   run.begin_step(index);  // before compute_step: whoever sees the new state must not see the old time
   run.status.compute_step.store(static_cast<std::int32_t>(index), std::memory_order_release);
+  run.transport.begin_step(run.schedule, index);
   try {
     run_op(run.schedule.ops[run.schedule.steps[index].index], run.memory, run.options.attend,
            {run.options.num_threads, &run.status.progress_ns});
@@ -183,6 +185,8 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
   RankStatus& status = transport.status(transport.rank());
   const auto begin = SteadyClock::now();
   status.progress_ns.store(begin.time_since_epoch().count(), std::memory_order_release);
+  status.step.store(-1, std::memory_order_relaxed);
+  status.plan.store(schedule.fingerprint, std::memory_order_relaxed);
   const std::uint64_t operation = status.operation.load(std::memory_order_relaxed) + 1;
   status.operation.store(operation, std::memory_order_release);
   FlightRecorder& recorder = transport.flight_recorder();
@@ -190,6 +194,7 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
   HostRun run{schedule, memory, transport, options, scratch, status, recorder, operation, message_flag(schedule.fingerprint, operation),
               begin};
   run.is_inline = runs_inline(schedule, options.num_threads);
+  run.looked = begin;
   Lanes lanes{CommLane(run, Lane::comm), CommLane(run, Lane::comm2), CommLane(run, Lane::comm3)};
 
   recording_failure(transport, [&] {

@@ -12,9 +12,10 @@ namespace {
 
 double seconds(std::chrono::nanoseconds duration) { return std::chrono::duration<double>(duration).count(); }
 
-SteadyClock::time_point last_progress(const RankStatus& status) {
-  return SteadyClock::time_point(std::chrono::nanoseconds(status.progress_ns.load(std::memory_order_acquire)));
+SteadyClock::time_point time_point_of(const std::atomic<std::int64_t>& time_ns) {
+  return SteadyClock::time_point(std::chrono::nanoseconds(time_ns.load(std::memory_order_acquire)));
 }
+SteadyClock::time_point last_progress(const RankStatus& status) { return time_point_of(status.progress_ns); }
 
 // A peer records its own schedule; the index is its, the name is what this rank does at that index.
 std::string compute_step_text(const HostRun& run, std::int32_t step) {
@@ -35,6 +36,7 @@ SteadyClock::time_point HostRun::begin_step(std::uint32_t index) noexcept {
   const bool timed = !is_inline || options.trace != nullptr;
   const auto now = timed ? SteadyClock::now() : begin;
   if (timed) status.progress_ns.store(now.time_since_epoch().count(), std::memory_order_release);
+  status.step.store(static_cast<std::int32_t>(index), std::memory_order_relaxed);
   recorder.begin_step(operation, schedule, index, now.time_since_epoch().count());
   if (options.trace != nullptr) (*options.trace)[index] = {index, seconds(now - begin), 0};
   return now;
@@ -67,7 +69,7 @@ Error left_error(const HostRun& run, const Wait& wait) {
           {wait.peer}};
 }
 
-std::optional<Error> diagnose(const HostRun& run, const Wait& wait, SteadyClock::time_point& look_again) {
+std::optional<Error> diagnose(const HostRun& run, Wait& wait, SteadyClock::time_point& look_again) {
   const auto verdict = [&](ErrorKind kind, std::vector<Rank> culprits, const std::string& what) {
     return Error(kind, fmt::format("{}: {}", waiting_text(run, wait), what), std::move(culprits));
   };
@@ -99,20 +101,35 @@ std::optional<Error> diagnose(const HostRun& run, const Wait& wait, SteadyClock:
     const auto progress = last_progress(status);
     if (SteadyClock::now() - progress < run.options.timeout) {
       look_again = progress + run.options.timeout;
+      wait.suspected = {};
       return std::nullopt;
     }
     if (operation > run.operation || finished >= run.operation) {
       return verdict(
-          ErrorKind::mismatched, {run.schedule.rank, rank},
+          ErrorKind::mismatched, {path.back(), rank},
           fmt::format("rank {} has ended operation {} without this message: the ranks called different operations", rank, run.operation));
     }
     if (finished == operation)
       return verdict(ErrorKind::stalled, {rank}, fmt::format("rank {} has not called operation {}", rank, run.operation));
+    if (operation == run.operation && status.plan.load() != run.schedule.fingerprint)
+      return verdict(ErrorKind::mismatched, {run.schedule.rank, rank},
+                     fmt::format("rank {} is in operation {} with another plan: the ranks called different operations", rank, operation));
     if (compute_step >= 0) {
       return verdict(ErrorKind::stalled, {rank}, fmt::format("rank {} is inside {}", rank, compute_step_text(run, compute_step)));
     }
     if (waiting_for < 0)
       return verdict(ErrorKind::stalled, {rank}, fmt::format("rank {} is in operation {} and does nothing", rank, operation));
+    // For whom a rank waits is true only if it still looks: one that is stopped may have been sent what it waited for.
+    const auto now = SteadyClock::now();
+    if (wait.suspected == SteadyClock::time_point{}) wait.suspected = now;
+    if (time_point_of(status.looked_ns) < wait.suspected) {
+      if (now - wait.suspected >= look_about_patience)
+        return verdict(ErrorKind::stalled, {rank},
+                       fmt::format("rank {} is in operation {}, step {}, and does nothing: it has stopped or is never given a core", rank,
+                                   operation, status.step.load()));
+      look_again = now + look_about_interval / 2;
+      return std::nullopt;
+    }
     path.push_back(rank);
     rank = waiting_for;
   }

@@ -19,6 +19,10 @@ struct RunScratch {
 };
 inline constexpr std::uint64_t moved_ticket = ~std::uint64_t{0};
 
+/// A rank that waits says so every interval; one that has not for as long as the patience has stopped.
+inline constexpr auto look_about_interval = std::chrono::milliseconds(250);
+inline constexpr auto look_about_patience = std::chrono::milliseconds(1250);
+
 struct HostRun {
   const Schedule& schedule;
   const Bindings& memory;
@@ -31,6 +35,7 @@ struct HostRun {
   std::uint64_t flag = 0;       // carried by every message of this run
   SteadyClock::time_point begin;
   bool is_inline = false;                                    // on one thread
+  SteadyClock::time_point looked{};                          // when the thread that waits for peers last said that it lives
   std::array<std::atomic<std::uint32_t>, num_lanes> done{};  // steps of each lane
 
   [[nodiscard]] bool clock_met(const Step& step) const noexcept {
@@ -60,11 +65,12 @@ struct Wait {
   Rank peer = 0;
   std::uint32_t step = 0;
   SteadyClock::time_point since;
+  SteadyClock::time_point suspected{};  // since when diagnose() wants to see the ranks on its way look about; 0: not yet
 };
 
 /// Follows who waits for whom from `wait.peer` to the rank that holds all up. Empty if that rank has progressed within the
 /// timeout; `look_again` says when that will have run out.
-[[nodiscard]] std::optional<Error> diagnose(const HostRun& run, const Wait& wait, SteadyClock::time_point& look_again);
+[[nodiscard]] std::optional<Error> diagnose(const HostRun& run, Wait& wait, SteadyClock::time_point& look_again);
 /// The error for a peer that left.
 [[nodiscard]] Error left_error(const HostRun& run, const Wait& wait);
 

@@ -14,6 +14,7 @@
 #include <thread>
 #include <utility>
 
+#include "fault/transport.hpp"
 #include "shm/transport.hpp"
 #include "threads/transport.hpp"
 #include "usable_cores.hpp"
@@ -34,9 +35,13 @@ int default_num_threads(int ranks_on_host) {
 
 std::vector<std::unique_ptr<Transport>> transports_of(int num_ranks, const char* who) {
   if (num_ranks < 1) throw Error(ErrorKind::argument, fmt::format("{}: num_ranks is {}, want at least 1", who, num_ranks));
-  auto transports = thread_transports(num_ranks, WaitPolicy::for_host(num_ranks));
-  for (auto& transport : transports) transport->flight_recorder().set_job(fmt::format("pid{}", ::getpid()), "world");
-  return transports;
+  const auto faults = fault::asked_for(fault::Ranks::threads);
+  auto ends = thread_transports(num_ranks, WaitPolicy::for_host(num_ranks));
+  for (auto& end : ends) {
+    end = fault::with_faults(std::move(end), faults);
+    end->flight_recorder().set_job(fmt::format("pid{}", ::getpid()), "world");
+  }
+  return ends;
 }
 
 /// Writes the flight record if the group has failed, whether this rank has noticed or not.
@@ -183,9 +188,9 @@ Communicator Communicator::from_callback(Rank rank, int num_ranks, const AllGath
   if (options.bootstrap_timeout.count() <= 0)
     throw Error(ErrorKind::argument, fmt::format("Communicator::from_callback: bootstrap_timeout is {} ns, want more than 0",
                                                  options.bootstrap_timeout.count()));
-  Communicator comm(
-      shm_transport(rank, num_ranks, all_gather, options.wait.value_or(WaitPolicy::for_host(num_ranks)), options.bootstrap_timeout),
-      num_ranks);
+  const auto faults = fault::asked_for(fault::Ranks::processes);  // before the others are met: a wrong text leaves nobody waiting for long
+  auto end = shm_transport(rank, num_ranks, all_gather, options.wait.value_or(WaitPolicy::for_host(num_ranks)), options.bootstrap_timeout);
+  Communicator comm(fault::with_faults(std::move(end), faults), num_ranks);
   comm.set_timeout(options.timeout);
   if (options.num_threads > 0) comm.set_num_threads(options.num_threads);
   comm.transport().flight_recorder().set_job("", options.group);

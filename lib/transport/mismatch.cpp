@@ -28,6 +28,11 @@ std::string first_difference(std::string_view a, std::string_view b) {
 
 }  // namespace
 
+std::string where(const MismatchSide& side) {
+  return side.step < 0 ? fmt::format("its operation {} ({})", side.operation, first_line(side.text))
+                       : fmt::format("its operation {} ({}), step {}", side.operation, first_line(side.text), side.step);
+}
+
 Error mismatch_error(Rank noticed_by, int num_ranks, const MismatchSide& sender, const MismatchSide& receiver) {
   const bool sends = noticed_by == sender.rank;
   const MismatchSide &mine = sends ? sender : receiver, &theirs = sends ? receiver : sender;
@@ -37,9 +42,8 @@ Error mismatch_error(Rank noticed_by, int num_ranks, const MismatchSide& sender,
                         : fmt::format("{} a message of another operation than rank {} {}", sends ? "sends" : "expects", theirs.rank,
                                       sends ? "expects" : "sends");
   return {ErrorKind::mismatched,
-          fmt::format("rank {} of {}: {}: rank {} is in its operation {} ({}), rank {} in its operation {} ({}); {}", noticed_by, num_ranks,
-                      what, mine.rank, mine.operation, first_line(mine.text), theirs.rank, theirs.operation, first_line(theirs.text),
-                      first_difference(mine.text, theirs.text)),
+          fmt::format("rank {} of {}: {}: rank {} is in {}, rank {} in {}; {}", noticed_by, num_ranks, what, mine.rank, where(mine),
+                      theirs.rank, where(theirs), first_difference(mine.text, theirs.text)),
           {mine.rank, theirs.rank}};
 }
 

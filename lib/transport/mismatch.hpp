@@ -14,8 +14,11 @@ struct MismatchSide {
   Rank rank = 0;
   std::uint64_t num_bytes = 0;  // that it sends or expects
   std::uint64_t operation = 0;  // its how-manieth
+  std::int32_t step = -1;       // the last that it began there, -1 none
   std::string text;             // describes it, a line for each field
 };
+/// "its operation 3 (ring forward), step 5"
+[[nodiscard]] std::string where(const MismatchSide& side);
 [[nodiscard]] Error mismatch_error(Rank noticed_by, int num_ranks, const MismatchSide& sender, const MismatchSide& receiver);
 
 SEQCCL_END

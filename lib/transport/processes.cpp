@@ -15,6 +15,7 @@
 #include <new>
 #include <thread>
 
+#include "fault/transport.hpp"
 #include "seqccl/communicator.hpp"
 
 SEQCCL_BEGIN
@@ -126,15 +127,33 @@ class Children {
   void add(pid_t process) { processes_.push_back(process); }
   /// How the rank ended, as waitpid says.
   int wait(Rank rank) {
-    pid_t& process = processes_[static_cast<std::size_t>(rank)];
-    int status = 0;
-    while (process > 0 && ::waitpid(process, &status, 0) < 0 && errno == EINTR) {
-    }
-    process = 0;
+    const int status = look(rank, 0);
+    processes_[static_cast<std::size_t>(rank)] = 0;
     return status;
+  }
+  /// The same, but also returns, and true, when the rank is stopped by a signal.
+  bool wait_or_stopped(Rank rank, int& status) {
+    status = look(rank, WUNTRACED);
+    if (WIFSTOPPED(status)) return true;
+    processes_[static_cast<std::size_t>(rank)] = 0;
+    return false;
+  }
+  /// Ends a rank that is stopped; one that was let go on meanwhile is left alone. True if it was ended.
+  bool end_stopped(Rank rank) {
+    if (WIFCONTINUED(look(rank, WCONTINUED | WNOHANG))) return false;
+    return ::kill(processes_[static_cast<std::size_t>(rank)], SIGKILL) == 0;
   }
 
  private:
+  int look(Rank rank, int options) {
+    const pid_t process = processes_[static_cast<std::size_t>(rank)];
+    int status = 0;
+    pid_t seen = -1;
+    while (process > 0 && (seen = ::waitpid(process, &status, options)) < 0 && errno == EINTR) {
+    }
+    return seen > 0 ? status : 0;
+  }
+
   std::vector<pid_t> processes_;
 };
 
@@ -142,6 +161,7 @@ class Children {
 
 void run_processes(int num_ranks, const std::function<void(Communicator&)>& body, const ProcessRanks& options) {
   if (num_ranks < 1) throw Error(ErrorKind::argument, fmt::format("run_processes: num_ranks is {}, want at least 1", num_ranks));
+  (void)fault::asked_for(fault::Ranks::processes);  // a wrong text is the caller's mistake: no process begins
   SharedBoard shared(num_ranks);
   std::fflush(nullptr);  // or every rank would write what waits in the buffers
   const pid_t parent = ::getpid();
@@ -159,15 +179,27 @@ void run_processes(int num_ranks, const std::function<void(Communicator&)>& body
     children.add(process);
   }
 
-  std::vector<Rank> signalled;
+  std::vector<Rank> signalled, stopped;
   std::string how;
-  for (Rank rank = 0; rank < num_ranks; ++rank) {
-    const int status = children.wait(rank);
-    if (WIFEXITED(status) && WEXITSTATUS(status) <= 1 && (WEXITSTATUS(status) == 0 || shared.board().state.load() != Board::none)) continue;
+  const auto note = [&](Rank rank, int status) {
+    if (WIFEXITED(status) && WEXITSTATUS(status) <= 1 && (WEXITSTATUS(status) == 0 || shared.board().state.load() != Board::none)) return;
     signalled.push_back(rank);
     how += how.empty() ? "" : ", ";
     how += WIFSIGNALED(status) ? fmt::format("rank {} by signal {} ({})", rank, WTERMSIG(status), ::strsignal(WTERMSIG(status)))
                                : fmt::format("rank {} by exit({})", rank, WEXITSTATUS(status));
+  };
+  for (Rank rank = 0; rank < num_ranks; ++rank) {
+    int status = 0;
+    if (children.wait_or_stopped(rank, status))
+      stopped.push_back(rank);
+    else
+      note(rank, status);
+  }
+  // All others have ended. Where one of them says that the group has failed, a rank that is still stopped would be waited for in vain.
+  for (const Rank rank : stopped) {
+    const bool is_ended = shared.board().state.load() != Board::none && children.end_stopped(rank);
+    const int status = children.wait(rank);
+    if (!is_ended) note(rank, status);
   }
   if (!signalled.empty()) throw Error(ErrorKind::dead, fmt::format("run_processes: ended: {}", how), std::move(signalled));
   Board& board = shared.board();

@@ -395,16 +395,16 @@ class ShmTransport final : public Transport {
         dead.push_back(peer);
     }
     if (dead.empty() || failed()) return;
-    const auto& status = control(dead.front()).status;
+    const MismatchSide last = side(dead.front(), 0);
     const auto text =
-        fmt::format("rank {} of {}: the process of rank {} has ended without leaving its communicator, in its operation {} ({})", rank_,
-                    num_ranks_, dead.front(), status.operation.load(), status.compute_step.load() >= 0 ? "computing" : "not computing");
+        fmt::format("rank {} of {}: the process of rank {} has ended without leaving its communicator, {} {}", rank_, num_ranks_,
+                    dead.front(), control(dead.front()).status.finished.load() == last.operation ? "after" : "in", where(last));
     abort(Error(ErrorKind::dead, text, std::move(dead)));
   }
 
   [[nodiscard]] MismatchSide side(Rank rank, std::uint64_t num_bytes) {
     Control& who = control(rank);
-    MismatchSide result{rank, num_bytes, who.status.operation.load(), {}};
+    MismatchSide result{rank, num_bytes, who.status.operation.load(), who.status.step.load(), {}};
     for (int attempt = 0; attempt < 100; ++attempt) {
       const std::uint32_t version = who.text_version.load(std::memory_order_acquire);
       std::string text(who.text, std::min<std::size_t>(who.text_chars.load(std::memory_order_relaxed), sizeof(who.text)));

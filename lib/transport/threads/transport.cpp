@@ -141,7 +141,8 @@ class ThreadTransport final : public Transport {
   }
 
   [[nodiscard]] MismatchSide side(Rank rank, std::uint64_t num_bytes) const {
-    return {rank, num_bytes, group_->seat(rank).status.operation.load(), operation_text(rank)};
+    const RankStatus& status = group_->seat(rank).status;
+    return {rank, num_bytes, status.operation.load(), status.step.load(), operation_text(rank)};
   }
 
   std::vector<std::uint64_t> sum_over_lanes(std::atomic<std::uint64_t> Channel::*counter) const {
