@@ -292,7 +292,7 @@ bool is_gone(pid_t process) {
 TEST(BenchTransport, rows_are_kept_when_a_rank_dies) {
   const Folder folder;
   Command command(folder, {"bench", "attention", "--transport", "shm", "--ranks", "1,2", "--tokens", "64", "--method", "ring", "--repeat",
-                           "20000", "--q-heads", "2", "--head-dim", "8", "--no-check", "--json"});
+                           "5000", "--q-heads", "2", "--head-dim", "8", "--no-check", "--json"});
   const Watchdog dog(seconds(120));  // after the fork
   const std::vector<pid_t> ranks = command.ranks([](const std::vector<pid_t>& all) { return all.size() == 2; });
   ASSERT_EQ(kill(ranks[1], SIGKILL), 0);
@@ -311,7 +311,7 @@ TEST(BenchTransport, rows_are_kept_when_a_rank_dies) {
 TEST(RunTransport, rows_are_kept_when_a_rank_dies) {
   const Folder folder;
   const std::string in = softmax_file(folder);
-  Command command(folder, {"run", "attention", "-i", in, "--transport", "shm", "--ranks", "2", "--method", "all", "--repeat", "3000"});
+  Command command(folder, {"run", "attention", "-i", in, "--transport", "shm", "--ranks", "2", "--method", "all", "--repeat", "600"});
   const Watchdog dog(seconds(120));
   const std::vector<pid_t> first = command.ranks([](const std::vector<pid_t>& all) { return all.size() == 2; });
   const std::vector<pid_t> second = command.ranks([&](const std::vector<pid_t>& all) { return all.size() == 2 && all[0] > first[1]; });
@@ -319,7 +319,7 @@ TEST(RunTransport, rows_are_kept_when_a_rank_dies) {
   const Ran ran = command.wait();
   EXPECT_EQ(ran.code, exit_communication_failed);
   expect_words(ran.err, {"seqccl: dead:", "rank 0 by signal 9"});
-  expect_words(ran.out, {"\nring ", "not finished: bidirectional_ring"});
+  expect_words(ran.out, {"\nring ", "not finished: "});
   EXPECT_TRUE(is_gone(second[1]));
 }
 
