@@ -18,11 +18,15 @@ constexpr std::int64_t max_bytes = std::int64_t{1} << 34;
 class BenchExchange final : public Bench {
  public:
   explicit BenchExchange(CLI::App& parent) {
-    CLI::App& app = add_to(parent, "exchange", "Raw messages between ranks, without kernels: what the transport itself takes",
-                           "  seqccl bench exchange --ranks 2,4 --transport shm\n"
-                           "  seqccl bench exchange --ranks 4 --pattern all_gather --bytes 8,1k,64k,1m,16m --wait spin --json\n\n"
-                           "ping_pong: between ranks 0 and 1, one way. all_gather: bytes are those of all ranks together.\n"
-                           "algbw: bytes over time. busbw: times (P - 1) / P for the all-gather, what a link carries; as nccl-tests.");
+    CLI::App& app =
+        add_to(parent, "exchange", "Raw messages between ranks, without kernels: what the transport itself takes",
+               "  seqccl bench exchange --ranks 2,4 --transport shm\n"
+               "  seqccl bench exchange --ranks 4 --pattern all_gather --bytes 8,1k,64k,1m,16m --wait spin --json\n\n"
+               "ping_pong: between ranks 0 and 1, one way. all_gather: bytes are those of all ranks together.\n"
+               "algbw: bytes over time. busbw: times (P - 1) / P for the all-gather, what a link carries; as nccl-tests.\n"
+               "Small operations follow each other without a barrier, so those of an all-gather may overlap: its times are of a\n"
+               "stream, latency is ping_pong's. Buffers are the same every time and may stay in cache; #wrong looks at the last\n"
+               "operation, and every one sends the same numbers.");
     add_ranks(app);
     app.add_option("--bytes", bytes_, "Sizes, with commas; k, m mean 2^10, 2^20")->capture_default_str();
     app.add_option("--pattern", pattern_, "all|ping_pong|all_gather")->capture_default_str();
