@@ -1,4 +1,4 @@
-// attention_job.cpp - shards whole tensors over rank threads, runs forward and backward, joins the results.
+// attention_job.cpp - shards whole tensors over ranks, runs forward and backward, joins the results.
 // SPDX-License-Identifier: Apache-2.0
 #include "command/attention_job.hpp"
 
@@ -32,8 +32,6 @@ void unshard_rows(const HostTensor& part, const Partition& partition, Rank rank,
   partition.unshard(swap_axes(part.view(), 1, 2), rank, swap_axes(whole.view(), 1, 2));
 }
 
-HostTensor like(const HostTensor& tensor) { return HostTensor(tensor.dtype, tensor.shape()); }
-
 /// All that one rank does.
 struct RankRun {
   const AttentionTensors& tensors;
@@ -42,14 +40,12 @@ struct RankRun {
   bool backward;
   Lockstep& lockstep;
   AttentionResult& result;
-  std::vector<RankMeasurement>&forward_times, &backward_times;
-  std::vector<HostTensor>& dsinks;
-  std::vector<std::vector<TraceStep>>& traces;
-  SteadyClock::time_point origin;
+  const Measurements &forward_times, &backward_times;
+  std::vector<HostTensor>& dsinks;  // every rank's share
+  TraceBoard& traces;
 
   void operator()(Communicator& comm) {
     const Rank rank = comm.rank();
-    const auto at = static_cast<std::size_t>(rank);
     const Partition& partition = spec.partition;
     const HostTensor q = shard_of(tensors.q, partition, rank), k = shard_of(tensors.k, partition, rank),
                      v = shard_of(tensors.v, partition, rank);
@@ -60,16 +56,15 @@ struct RankRun {
     const SteadyClock::time_point before = SteadyClock::now();
     Attention attention(comm, spec);
     const Schedule& schedule = attention.forward_schedule();
-    forward_times[at].planning_s = std::chrono::duration<double>(SteadyClock::now() - before).count();
-    forward_times[at].planned = cost_of(schedule);
+    forward_times.counts(rank).planning_s = std::chrono::duration<double>(SteadyClock::now() - before).count();
+    forward_times.plan(rank, schedule);
     std::vector<TraceEvent> events;
     if (settings.trace) attention.set_trace(&events);
-    measure(lockstep, comm, settings, forward_times[at],
+    measure(lockstep, comm, settings, forward_times,
             [&] { attention.forward(q.view(), k.view(), v.view(), out.view(), lse.view(), sinks); });
-    if (settings.trace) add_trace(at, schedule, events, forward_times[at]);
+    if (settings.trace) traces.add(schedule, events, forward_times.runs(rank).back().begin);
     partition.unshard(out.view(), rank, result.out.view());
     unshard_rows(lse, partition, rank, result.lse);
-    if (rank == 0) result.chosen = attention.spec();
     if (backward) run_backward(comm, attention, q, k, v, out, lse, events);
     lockstep.meet(comm);  // nobody leaves while others still compute
   }
@@ -80,26 +75,20 @@ struct RankRun {
     const auto at = static_cast<std::size_t>(rank);
     const HostTensor dout = shard_of(tensors.dout, spec.partition, rank);
     HostTensor dq = like(q), dk = like(k), dv = like(v);
-    if (spec.sinks) dsinks[at] = HostTensor(f32, {spec.q_heads});
     const SteadyClock::time_point before = SteadyClock::now();
     const Schedule& schedule = attention.backward_schedule();
-    backward_times[at].planning_s = std::chrono::duration<double>(SteadyClock::now() - before).count();
-    backward_times[at].planned = cost_of(schedule);
-    measure(lockstep, comm, settings, backward_times[at], [&] {
+    backward_times.counts(rank).planning_s = std::chrono::duration<double>(SteadyClock::now() - before).count();
+    backward_times.plan(rank, schedule);
+    HostTensor own_dsinks = like(dsinks[at]);
+    measure(lockstep, comm, settings, backward_times, [&] {
       attention.backward(dout.view(), q.view(), k.view(), v.view(), out.view(), lse.view(), dq.view(), dk.view(), dv.view(),
-                         tensors.sinks.view(), dsinks[at].view());
+                         tensors.sinks.view(), own_dsinks.view());
     });
-    if (settings.trace) add_trace(at, schedule, events, backward_times[at]);
+    copy_to(own_dsinks, dsinks[at]);
+    if (settings.trace) traces.add(schedule, events, backward_times.runs(rank).back().begin);
     spec.partition.unshard(dq.view(), rank, result.dq.view());
     spec.partition.unshard(dk.view(), rank, result.dk.view());
     spec.partition.unshard(dv.view(), rank, result.dv.view());
-  }
-
-  void add_trace(std::size_t at, const Schedule& schedule, const std::vector<TraceEvent>& events, const RankMeasurement& times) {
-    if (times.begin.empty()) return;
-    const double begin_s = std::chrono::duration<double>(times.begin.back() - origin).count();
-    const std::vector<TraceStep> steps = trace_steps(schedule, events, begin_s);
-    traces[at].insert(traces[at].end(), steps.begin(), steps.end());
   }
 };
 
@@ -150,34 +139,26 @@ AttentionTensors random_attention(const AttentionSpec& spec, bool backward, std:
 AttentionResult run_attention(const AttentionTensors& tensors, const AttentionSpec& given, const RunSettings& settings, bool backward) {
   const AttentionSpec spec = fastest_method(given, settings.topology);  // once, not on every rank
   const std::int64_t N = spec.partition.num_tokens();
-  const auto P = static_cast<std::size_t>(settings.num_ranks);
   AttentionResult result;
-  result.out = HostTensor(spec.dtype, {spec.batch, N, spec.q_heads, spec.dim_v()});
-  result.lse = HostTensor(f32, {spec.batch, spec.q_heads, N});
+  result.chosen = spec;
+  result.out = HostTensor(spec.dtype, {spec.batch, N, spec.q_heads, spec.dim_v()}, Sharing::shared);
+  result.lse = HostTensor(f32, {spec.batch, spec.q_heads, N}, Sharing::shared);
+  std::vector<HostTensor> dsinks(static_cast<std::size_t>(settings.num_ranks));
   if (backward) {
-    result.dq = like(tensors.q);
-    result.dk = like(tensors.k);
-    result.dv = like(tensors.v);
+    result.dq = like(tensors.q, Sharing::shared);
+    result.dk = like(tensors.k, Sharing::shared);
+    result.dv = like(tensors.v, Sharing::shared);
+    for (HostTensor& share : dsinks) share = like(tensors.sinks, Sharing::shared);
   }
-  std::vector<RankMeasurement> forward_times(P), backward_times(P);
-  std::vector<HostTensor> dsinks(P);
-  std::vector<std::vector<TraceStep>> traces(P);
+  const Measurements forward_times(settings), backward_times(settings);
+  TraceBoard traces(settings);
   Lockstep lockstep(settings.num_ranks);
-  RankRun run{tensors, spec, settings, backward, lockstep, result, forward_times, backward_times, dsinks, traces, SteadyClock::now()};
-  run_ranks(
-      settings.num_ranks, [&run](Communicator& comm) { run(comm); }, settings.rank_threads());
+  on_ranks(settings, RankRun{tensors, spec, settings, backward, lockstep, result, forward_times, backward_times, dsinks, traces});
 
-  result.forward = combine(forward_times);
-  if (backward) result.backward = combine(backward_times);
-  if (backward && spec.sinks) {
-    result.dsinks = HostTensor(f32, {spec.q_heads});
-    for (std::int64_t h = 0; h < spec.q_heads; ++h) {
-      double sum = 0;  // every rank has its own tokens' share
-      for (const HostTensor& share : dsinks) sum += share.get(h);
-      result.dsinks.set(h, sum);
-    }
-  }
-  for (const auto& steps : traces) result.trace.insert(result.trace.end(), steps.begin(), steps.end());
+  result.forward = forward_times.combined();
+  if (backward) result.backward = backward_times.combined();
+  if (backward) result.dsinks = sum_of(dsinks);  // every rank has its own tokens' share
+  result.trace = traces.steps();
   return result;
 }
 

@@ -1,4 +1,4 @@
-// attention_job.hpp - one softmax attention problem on whole tensors, computed by ranks as threads.
+// attention_job.hpp - one softmax attention problem on whole tensors, computed by ranks.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -7,6 +7,7 @@
 
 #include "command/measure.hpp"
 #include "command/tensor.hpp"
+#include "command/trace.hpp"
 #include "seqccl/attention.hpp"
 
 namespace seqccl::command {

@@ -25,7 +25,7 @@ class BenchAttention final : public Bench {
               max_ranks);
   }
 
-  int run(const Console& console) override {
+  void measure_all(const Console& console) override {
     const std::vector<std::string> names = choices_.names();
     note_ = choices_.note(shape_.kv_heads);
     for (const Case& one : cases()) {
@@ -41,7 +41,7 @@ class BenchAttention final : public Bench {
           add_refusal(choice, one, why);
           continue;
         }
-        console.progress(fmt::format("{}: {} ranks, {} tokens ...", choice, one.num_ranks, one.num_tokens));
+        begin_row(console, choice, one);
         const AttentionResult result = run_attention(tensors, chosen, settings_, backward_);
         const std::string label = choice == "automatic" ? published_name(chosen, result.chosen, settings_.topology) : choice;
         const std::optional<CheckOutcome> outcome = reference ? std::optional(reference->judge(result)) : std::nullopt;
@@ -49,7 +49,6 @@ class BenchAttention final : public Bench {
         if (backward_) add_row(label, one, {"backward", &result.backward, attention_flops(spec, true)}, nullptr);
       }
     }
-    return show(console);
   }
 
  private:
@@ -78,7 +77,7 @@ class BenchLinear final : public Bench {
     linear_.add_to(app, "all|", "a natural number");
   }
 
-  int run(const Console& console) override {
+  void measure_all(const Console& console) override {
     const std::vector<Scan> scans = linear_.scans();
     for (const Case& one : cases()) {
       const LinearSpec given = shape_.spec(one.num_tokens, one.num_ranks);
@@ -91,7 +90,7 @@ class BenchLinear final : public Bench {
           add_refusal(linear_.label(scan), one, why);
           continue;
         }
-        console.progress(fmt::format("{}: {} ranks, {} tokens ...", linear_.label(scan), one.num_ranks, one.num_tokens));
+        begin_row(console, linear_.label(scan), one);
         if (checks_ && !reference) reference.emplace(tensors, spec, false, CheckLevel::sampled);
         const LinearResult result = run_linear(tensors, spec, settings_, backward_);
         const std::optional<CheckOutcome> outcome = reference ? std::optional(reference->judge(result)) : std::nullopt;
@@ -99,7 +98,6 @@ class BenchLinear final : public Bench {
         if (backward_) add_row(linear_.label(scan), one, {"backward", &result.backward, result.backward.flops}, nullptr);
       }
     }
-    return show(console);
   }
 
  private:

@@ -14,25 +14,63 @@
 namespace seqccl::command {
 
 void Bench::add_common(CLI::App& app, bool has_backward) {
-  app.add_option("-p,--ranks", ranks_, "Numbers of ranks, with commas")->capture_default_str();
+  add_ranks(app);
   app.add_option("-n,--tokens", tokens_, "Numbers of tokens, with commas; k, m mean 2^10, 2^20")->capture_default_str();
-  app.add_option("-x,--transport", transport_, "threads")->capture_default_str();
-  add_count(app, "--repeat", settings_.repeat, "Timed runs", 1, 1000000);
-  add_count(app, "--warmup", settings_.warmup, "Runs before the timed ones", 0, 1000000);
   add_count(app, "--threads", settings_.num_threads, "Kernel threads per rank (default: cores / ranks)", 1, 4096);
   if (has_backward) app.add_flag("--backward", backward_, "Time the backward pass too");
   app.add_flag("!--no-check", checks_, "Leave out the sampled check (#wrong)");
 }
 
+void Bench::add_ranks(CLI::App& app) {
+  app.add_option("-p,--ranks", ranks_, "Numbers of ranks, with commas")->capture_default_str();
+  app.add_option("-x,--transport", transport_, transport_help)->capture_default_str();
+  app.add_option("--wait", wait_, wait_help)->capture_default_str();
+  add_count(app, "--repeat", settings_.repeat, "Timed runs", 1, 1000000);
+  add_count(app, "--warmup", settings_.warmup, "Runs before the timed ones", 0, 1000000);
+}
+
+int Bench::run(const Console& console) {
+  refuse_launcher();
+  settings_.transport = parse_transport(transport_);
+  settings_.wait = parse_wait(wait_);
+  try {
+    measure_all(console);
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::argument) throw;
+    failure_.emplace(error);
+  }
+  return show(console);
+}
+
+std::vector<int> Bench::rank_counts() const {
+  std::vector<int> counts;
+  for (const std::int64_t num_ranks : parse_counts("--ranks", ranks_)) {
+    require_ranks(num_ranks);
+    counts.push_back(static_cast<int>(num_ranks));
+  }
+  return counts;
+}
+
 std::vector<Bench::Case> Bench::cases() const {
-  require_transport(transport_);
   std::vector<Case> all;
   for (const std::int64_t num_tokens : parse_counts("--tokens", tokens_))
-    for (const std::int64_t num_ranks : parse_counts("--ranks", ranks_)) {
-      require_ranks(num_ranks);
-      all.push_back({static_cast<int>(num_ranks), num_tokens});
-    }
+    for (const int num_ranks : rank_counts()) all.push_back({num_ranks, num_tokens});
   return all;
+}
+
+void Bench::begin_row(const Console& console, const std::string& row) {
+  begun_ = row;
+  console.progress(row + " ...");
+}
+void Bench::begin_row(const Console& console, const std::string& method, const Case& one) {
+  begin_row(console, fmt::format("{}: {} ranks, {} tokens", method, one.num_ranks, one.num_tokens));
+}
+
+void Bench::end_row(Json row) {
+  row["transport"] = name(settings_.transport);
+  row["wait"] = settings_.wait_text();
+  results_.push_back(std::move(row));
+  waits_[settings_.num_ranks] = settings_.wait_text();
 }
 
 void Bench::add_row(const std::string& method, const Case& one, const Direction& direction, const CheckOutcome* outcome) {
@@ -49,26 +87,39 @@ void Bench::add_row(const std::string& method, const Case& one, const Direction&
     row["check"] = to_json(*outcome);
     all_right_ = all_right_ && outcome->passed();
   }
-  results_.push_back(std::move(row));
+  end_row(std::move(row));
 }
 
 void Bench::add_refusal(const std::string& method, const Case& one, const std::string& why) {
   refused_.push_back({{"method", method}, {"ranks", one.num_ranks}, {"tokens", one.num_tokens}, {"why", why}});
 }
 
+std::string Bench::header() const {
+  std::string text = fmt::format("transport {}", name(settings_.transport));
+  const std::string* last = nullptr;
+  for (const auto& [num_ranks, wait] : waits_) {
+    text += last != nullptr && *last == wait ? fmt::format(", {}", num_ranks) : fmt::format("; {} at ranks {}", wait, num_ranks);
+    last = &wait;
+  }
+  return text + "\n\n";
+}
+
 int Bench::show(const Console& console) const {
   console.progress("");
   if (json()) {
-    Json all = {{"results", results_}, {"refused", refused_}};
+    Json all = {{"transport", name(settings_.transport)}, {"results", results_}, {"refused", refused_}};
     if (!note_.empty()) all["note"] = note_;
+    if (failure_) all["error"] = to_json(*failure_, begun_);
     console.out << all.dump(1) << '\n';
   } else {
-    console.out << table_.text();
+    console.out << header() << table_.text();
     for (const Json& one : refused_)
       console.out << fmt::format("not run: {} on {} ranks, {} tokens: {}\n", one["method"].get<std::string>(), one["ranks"].get<int>(),
                                  one["tokens"].get<std::int64_t>(), one["why"].get<std::string>());
+    if (failure_) console.out << fmt::format("not finished: {}\n", begun_);
     if (!note_.empty()) console.out << note_ << '\n';
   }
+  if (failure_) throw Error(*failure_);
   if (results_.empty() && !refused_.empty()) throw Error(ErrorKind::argument, "nothing ran: " + refused_.front()["why"].get<std::string>());
   return all_right_ ? exit_right : exit_check_failed;
 }

@@ -1,7 +1,5 @@
 // bench_context_pass.cpp - `seqccl bench context_pass`: prefill with an anchor, selections of earlier ranks and own keys.
 // SPDX-License-Identifier: Apache-2.0
-#include <fmt/format.h>
-
 #include "command/bench_base.hpp"
 #include "command/context_pass_job.hpp"
 #include "command/shape_options.hpp"
@@ -24,7 +22,7 @@ class BenchContextPass final : public Bench {
     pass_.add_to(app);
   }
 
-  int run(const Console& console) override {
+  void measure_all(const Console& console) override {
     for (const Case& one : cases()) {
       const AttentionSpec sizes = shape_.sizes(one.num_tokens);
       const Partition partition = parse_runs(shape_.partition, one.num_tokens, one.num_ranks);
@@ -39,13 +37,12 @@ class BenchContextPass final : public Bench {
       tensors.k = random_tensor(sizes.dtype, {sizes.batch, one.num_tokens, sizes.kv_heads, sizes.head_dim}, 2);
       tensors.v = random_tensor(sizes.dtype, {sizes.batch, one.num_tokens, sizes.kv_heads, sizes.dim_v()}, 3);
       const Selections selections = random_selections(spec, 4);
-      console.progress(fmt::format("context_pass: {} ranks, {} tokens ...", one.num_ranks, one.num_tokens));
+      begin_row(console, "context_pass", one);
       const ContextPassRun run = run_context_pass(tensors, spec, partition, selections, settings_);
       std::optional<CheckOutcome> outcome;
       if (checks_) outcome = judge_context_pass(tensors, spec, partition, selections, run);
       add_row("context_pass", one, {"forward", &run.forward, context_pass_flops(spec)}, outcome ? &*outcome : nullptr);
     }
-    return show(console);
   }
 
  private:

@@ -1,7 +1,5 @@
 // bench_decode.cpp - `seqccl bench decode`: steps of decoding over a sharded cache, by every form of merge.
 // SPDX-License-Identifier: Apache-2.0
-#include <fmt/format.h>
-
 #include "command/bench_base.hpp"
 #include "command/decode_job.hpp"
 #include "command/shape_options.hpp"
@@ -25,7 +23,7 @@ class BenchDecode final : public Bench {
     decode_.add_to(app);
   }
 
-  int run(const Console& console) override {
+  void measure_all(const Console& console) override {
     const std::vector<DecodeMerge> merges = decode_.merges();
     for (const Case& one : cases()) {
       const AttentionSpec sizes = shape_.sizes(one.num_tokens);
@@ -43,13 +41,12 @@ class BenchDecode final : public Bench {
           add_refusal(name(merge), one, why);
           continue;
         }
-        console.progress(fmt::format("{}: {} ranks, {} tokens ...", name(merge), one.num_ranks, one.num_tokens));
+        begin_row(console, name(merge), one);
         const DecodeRun run = run_decode(tensors, step, settings_);
         const std::optional<CheckOutcome> outcome = reference ? std::optional(reference->judge(run)) : std::nullopt;
         add_row(name(run.merge), one, {"step", &run.step, step.flops()}, outcome ? &*outcome : nullptr);
       }
     }
-    return show(console);
   }
 
  private:

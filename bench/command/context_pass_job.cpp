@@ -93,33 +93,29 @@ ContextPassRun run_context_pass(const AttentionTensors& tensors, const ContextPa
                                 const Selections& selections, const RunSettings& settings) {
   const std::int64_t N = partition.num_tokens();
   ContextPassRun result;
-  result.out = HostTensor(spec.dtype, {spec.batch, N, spec.q_heads, spec.dim_v()});
-  result.lse = HostTensor(f32, {spec.batch, spec.q_heads, N});
-  std::vector<RankMeasurement> times(static_cast<std::size_t>(settings.num_ranks));
+  result.out = HostTensor(spec.dtype, {spec.batch, N, spec.q_heads, spec.dim_v()}, Sharing::shared);
+  result.lse = HostTensor(f32, {spec.batch, spec.q_heads, N}, Sharing::shared);
+  const Measurements times(settings);
   Lockstep lockstep(settings.num_ranks);
-  run_ranks(
-      settings.num_ranks,
-      [&](Communicator& comm) {
-        const Rank rank = comm.rank();
-        const auto at = static_cast<std::size_t>(rank);
-        const std::int64_t first = first_of(spec, rank), tokens = spec.tokens_on(rank), anchor = spec.anchor_on(rank);
-        const HostTensor q = copy_of(tensors.q, first, tokens), k = copy_of(tensors.k, first, tokens),
-                         v = copy_of(tensors.v, first, tokens);
-        const HostTensor k_anchor = copy_of(tensors.k, 0, anchor), v_anchor = copy_of(tensors.v, 0, anchor);
-        const HostTensor k_passed = selected(k, selections[at]), v_passed = selected(v, selections[at]);
-        HostTensor out(spec.dtype, {spec.batch, tokens, spec.q_heads, spec.dim_v()}), lse(f32, {spec.batch, spec.q_heads, tokens});
-        ContextPass pass(comm, spec);
-        times[at].planned = cost_of(pass.schedule());
-        measure(lockstep, comm, settings, times[at], [&] {
-          pass.forward(q.view(), k.view(), v.view(), k_anchor.view(), v_anchor.view(), k_passed.view(), v_passed.view(), out.view(),
-                       lse.view());
-        });
-        partition.unshard(out.view(), rank, result.out.view());
-        partition.unshard(swap_axes(lse.view(), 1, 2), rank, swap_axes(result.lse.view(), 1, 2));
-        lockstep.meet(comm);
-      },
-      settings.rank_threads());
-  result.forward = combine(times);
+  on_ranks(settings, [&](Communicator& comm) {
+    const Rank rank = comm.rank();
+    const std::int64_t first = first_of(spec, rank), tokens = spec.tokens_on(rank), anchor = spec.anchor_on(rank);
+    const HostTensor q = copy_of(tensors.q, first, tokens), k = copy_of(tensors.k, first, tokens), v = copy_of(tensors.v, first, tokens);
+    const HostTensor k_anchor = copy_of(tensors.k, 0, anchor), v_anchor = copy_of(tensors.v, 0, anchor);
+    const auto& rows = selections[static_cast<std::size_t>(rank)];
+    const HostTensor k_passed = selected(k, rows), v_passed = selected(v, rows);
+    HostTensor out(spec.dtype, {spec.batch, tokens, spec.q_heads, spec.dim_v()}), lse(f32, {spec.batch, spec.q_heads, tokens});
+    ContextPass pass(comm, spec);
+    times.plan(rank, pass.schedule());
+    measure(lockstep, comm, settings, times, [&] {
+      pass.forward(q.view(), k.view(), v.view(), k_anchor.view(), v_anchor.view(), k_passed.view(), v_passed.view(), out.view(),
+                   lse.view());
+    });
+    partition.unshard(out.view(), rank, result.out.view());
+    partition.unshard(swap_axes(lse.view(), 1, 2), rank, swap_axes(result.lse.view(), 1, 2));
+    lockstep.meet(comm);
+  });
+  result.forward = times.combined();
   return result;
 }
 

@@ -1,4 +1,4 @@
-// context_pass_job.hpp - context_pass of a random sequence with random selections, computed by ranks as threads, and its reference.
+// context_pass_job.hpp - context_pass of a random sequence with random selections, computed by ranks, and its reference.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

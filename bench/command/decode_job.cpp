@@ -1,4 +1,4 @@
-// decode_job.cpp - shards a cache over rank threads, as one block or in pages, runs a step and joins the results.
+// decode_job.cpp - shards a cache over ranks, as one block or in pages, runs a step and joins the results.
 // SPDX-License-Identifier: Apache-2.0
 #include "command/decode_job.hpp"
 
@@ -89,52 +89,40 @@ DecodeRun run_decode(const AttentionTensors& tensors, const DecodeStep& step, co
   const ConstTensorView k_new = tokens_of(tensors.k.view(), old_tokens, spec.q_tokens),
                         v_new = tokens_of(tensors.v.view(), old_tokens, spec.q_tokens);
   DecodeRun result;
-  std::vector<HostTensor> outs(P), lses(P);
-  std::vector<RankMeasurement> times(P);
-  std::vector<std::vector<TraceStep>> traces(P);
-  std::vector<DecodeMerge> merges(P);
-  std::vector<Rows> heads(P);
+  for (std::size_t i = 0; i < (by_heads ? 1 : P); ++i) {
+    result.out.emplace_back(spec.dtype, std::vector{spec.batch, spec.q_tokens, spec.q_heads, spec.dim_v()}, Sharing::shared);
+    result.lse.emplace_back(f32, std::vector{spec.batch, spec.q_heads, spec.q_tokens}, Sharing::shared);
+  }
+  const Measurements times(settings);
+  const SharedArray<DecodeMerge> merge(1);
+  TraceBoard traces(settings);
   Lockstep lockstep(settings.num_ranks);
-  const SteadyClock::time_point origin = SteadyClock::now();
-  run_ranks(
-      settings.num_ranks,
-      [&](Communicator& comm) {
-        const auto at = static_cast<std::size_t>(comm.rank());
-        Cache cache = cache_of(tensors, step, comm.rank());
-        std::vector<std::int64_t> lengths(static_cast<std::size_t>(spec.batch));
-        const DecodeCache shard{cache.k.view(), cache.v.view(), lengths, cache.page_table};
-        Decode decode(comm, spec);
-        heads[at] = decode.heads();
-        merges[at] = decode.spec().merge;
-        outs[at] = HostTensor(spec.dtype, {spec.batch, spec.q_tokens, heads[at].count, spec.dim_v()});
-        lses[at] = HostTensor(f32, {spec.batch, heads[at].count, spec.q_tokens});
-        std::vector<TraceEvent> events;
-        if (settings.trace) decode.set_trace(&events);
-        measure(lockstep, comm, settings, times[at], [&] {
-          std::fill(lengths.begin(), lengths.end(), step.cache.tokens_on(comm.rank()));  // the same step again
-          decode.append(tensors.q.view(), k_new, v_new, step.owners, shard, outs[at].view(), lses[at].view());
-        });
-        times[at].planned = cost_of(decode.schedule());
-        if (settings.trace)
-          traces[at] = trace_steps(decode.schedule(), events, std::chrono::duration<double>(times[at].begin.back() - origin).count());
-        lockstep.meet(comm);
-      },
-      settings.rank_threads());
+  on_ranks(settings, [&](Communicator& comm) {
+    const Rank rank = comm.rank();
+    Cache cache = cache_of(tensors, step, rank);
+    std::vector<std::int64_t> lengths(static_cast<std::size_t>(spec.batch));
+    const DecodeCache shard{cache.k.view(), cache.v.view(), lengths, cache.page_table};
+    Decode decode(comm, spec);
+    const Rows heads = decode.heads();
+    HostTensor out(spec.dtype, {spec.batch, spec.q_tokens, heads.count, spec.dim_v()}), lse(f32, {spec.batch, heads.count, spec.q_tokens});
+    std::vector<TraceEvent> events;
+    if (settings.trace) decode.set_trace(&events);
+    measure(lockstep, comm, settings, times, [&] {
+      std::fill(lengths.begin(), lengths.end(), step.cache.tokens_on(rank));  // the same step again
+      decode.append(tensors.q.view(), k_new, v_new, step.owners, shard, out.view(), lse.view());
+    });
+    times.plan(rank, decode.schedule());
+    if (settings.trace) traces.add(decode.schedule(), events, times.runs(rank).back().begin);
+    if (rank == 0) merge[0] = decode.spec().merge;
+    const std::size_t at = by_heads ? 0 : static_cast<std::size_t>(rank);
+    put_heads(out, result.out[at], spec.batch * spec.q_tokens, heads.first, 2);
+    put_heads(lse, result.lse[at], spec.batch, heads.first, 1);
+    lockstep.meet(comm);
+  });
 
-  result.merge = merges.front();
-  result.step = combine(times);
-  for (const auto& steps : traces) result.trace.insert(result.trace.end(), steps.begin(), steps.end());
-  if (!by_heads) {
-    result.out = std::move(outs);
-    result.lse = std::move(lses);
-    return result;
-  }
-  result.out.emplace_back(spec.dtype, std::vector{spec.batch, spec.q_tokens, spec.q_heads, spec.dim_v()});
-  result.lse.emplace_back(f32, std::vector{spec.batch, spec.q_heads, spec.q_tokens});
-  for (std::size_t rank = 0; rank < P; ++rank) {
-    put_heads(outs[rank], result.out[0], spec.batch * spec.q_tokens, heads[rank].first, 2);
-    put_heads(lses[rank], result.lse[0], spec.batch, heads[rank].first, 1);
-  }
+  result.merge = merge[0];
+  result.step = times.combined();
+  result.trace = traces.steps();
   return result;
 }
 

@@ -1,4 +1,4 @@
-// decode_job.hpp - one step of decoding over a sharded cache, from whole tensors, computed by ranks as threads, and its reference.
+// decode_job.hpp - one step of decoding over a sharded cache, from whole tensors, computed by ranks, and its reference.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

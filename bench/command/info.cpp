@@ -7,11 +7,13 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <ostream>
+#include <set>
 #include <thread>
 
 #include "command/build_info.hpp"
 #include "command/choices.hpp"
 #include "command/command.hpp"
+#include "command/host_facts.hpp"
 #include "command/names.hpp"
 #include "command/number_option.hpp"
 #include "command/subcommand.hpp"
@@ -53,7 +55,7 @@ class Info final : public Subcommand {
  public:
   explicit Info(CLI::App& parent) {
     CLI::App& app = add_to(parent, "info", "Show build, machine, kernels and transports", "  seqccl info\n  seqccl info --ranks 8 --json");
-    add_count(app, "-p,--ranks", num_ranks_, "Ranks on this host, for the wait policy", 1, max_ranks);
+    add_count(app, "-p,--ranks", num_ranks_, "Another number of ranks on this host, for the wait policy", 1, max_ranks);
   }
 
   int run(const Console& console) override {
@@ -68,8 +70,10 @@ class Info final : public Subcommand {
         {"kernels", cpu::instruction_set()},
         {"cores", std::thread::hardware_concurrency()},
         {"usable_cores", usable_cores()},
-        {"wait_policy", fmt::format("{} ({} ranks on this host)", WaitPolicy::for_host(num_ranks_).describe(), num_ranks_)},
-        {"transports", {{"threads", "yes"}}},
+        {"wait_policy", wait_policies()},
+        {"shared_memory", shared_memory_text()},
+        {"huge_pages", huge_pages_text()},
+        {"transports", {{"threads", "yes"}, {"shm", shm_text()}}},
         {"cuda", cuda.empty() ? "no toolkit was found when this was configured; kernels for CUDA are not in this version"
                               : fmt::format("toolkit {} was found; kernels for CUDA are not in this version", cuda)},
     };
@@ -102,7 +106,17 @@ class Info final : public Subcommand {
   }
 
  private:
-  int num_ranks_ = 4;
+  /// What the library chooses for so many ranks on this host.
+  [[nodiscard]] nlohmann::ordered_json wait_policies() const {
+    std::set<int> counts = {1, 2, 4, 8};
+    if (num_ranks_ > 0) counts.insert(num_ranks_);
+    nlohmann::ordered_json policies;
+    for (const int count : counts)
+      policies[fmt::format("{} {}", count, count == 1 ? "rank" : "ranks")] = WaitPolicy::for_host(count).describe();
+    return policies;
+  }
+
+  int num_ranks_ = 0;
 };
 
 }  // namespace

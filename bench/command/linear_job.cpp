@@ -1,4 +1,4 @@
-// linear_job.cpp - shards whole tensors over rank threads, runs the scan forward and backward, joins the results.
+// linear_job.cpp - shards whole tensors over ranks, runs the scan forward and backward, joins the results.
 // SPDX-License-Identifier: Apache-2.0
 #include "command/linear_job.hpp"
 
@@ -26,8 +26,6 @@ HostTensor shard_of(const HostTensor& whole, const Partition& partition, Rank ra
   return part;
 }
 
-HostTensor like(const HostTensor& tensor) { return tensor.present() ? HostTensor(tensor.dtype, tensor.shape()) : HostTensor{}; }
-
 struct RankRun {
   const LinearTensors& tensors;
   const LinearSpec& spec;
@@ -35,7 +33,7 @@ struct RankRun {
   bool backward;
   Lockstep& lockstep;
   LinearResult& result;
-  std::vector<RankMeasurement>&forward_times, &backward_times;
+  const Measurements &forward_times, &backward_times;
   std::vector<HostTensor>&decay_shares, &bonus_shares;  // every rank's share of a constant dlog_decay, and of dbonus
 
   void operator()(Communicator& comm) {
@@ -53,13 +51,13 @@ struct RankRun {
 
     const SteadyClock::time_point before = SteadyClock::now();
     LinearAttention attention(comm, spec);
-    forward_times[at].planned = cost_of(attention.forward_schedule());
-    forward_times[at].planning_s = std::chrono::duration<double>(SteadyClock::now() - before).count();
+    forward_times.plan(rank, attention.forward_schedule());
+    forward_times.counts(rank).planning_s = std::chrono::duration<double>(SteadyClock::now() - before).count();
     const LinearInputs inputs{q.view(), k.view(), v.view(), log_decay.view(), tensors.state_in.view(), beta.view(), tensors.bonus.view()};
     const LinearOutputs outputs{out.view(), spec.causal ? entering.view() : TensorView{}, state_out.view()};
-    measure(lockstep, comm, settings, forward_times[at], [&] { attention.forward(inputs, outputs); });
+    measure(lockstep, comm, settings, forward_times, [&] { attention.forward(inputs, outputs); });
     partition.unshard(out.view(), rank, result.out.view());
-    if (holds_last) result.state_out = state_out;
+    if (holds_last) copy_to(state_out, result.state_out);
 
     if (backward) {
       const HostTensor dout = shard_of(tensors.dout, partition, rank);
@@ -68,33 +66,22 @@ struct RankRun {
       const LinearOutputGradients given{dout.view(), spec.causal ? std::as_const(entering).view() : ConstTensorView{},
                                         tensors.dstate_out.view()};
       const LinearInputGradients wanted{dq.view(), dk.view(), dv.view(), dlog_decay.view(), dstate_in.view(), dbeta.view(), dbonus.view()};
-      backward_times[at].planned = cost_of(attention.backward_schedule());
-      measure(lockstep, comm, settings, backward_times[at], [&] { attention.backward(inputs, given, wanted); });
+      backward_times.plan(rank, attention.backward_schedule());
+      measure(lockstep, comm, settings, backward_times, [&] { attention.backward(inputs, given, wanted); });
       partition.unshard(dq.view(), rank, result.dq.view());
       partition.unshard(dk.view(), rank, result.dk.view());
       partition.unshard(dv.view(), rank, result.dv.view());
       if (spec.kind == LinearKind::constant_decay)
-        decay_shares[at] = dlog_decay;
+        copy_to(dlog_decay, decay_shares[at]);
       else if (dlog_decay.present())
         partition.unshard(dlog_decay.view(), rank, result.dlog_decay.view());
       if (dbeta.present()) partition.unshard(dbeta.view(), rank, result.dbeta.view());
-      bonus_shares[at] = dbonus;
-      if (holds_first && dstate_in.present()) result.dstate_in = dstate_in;
+      copy_to(dbonus, bonus_shares[at]);
+      if (holds_first) copy_to(dstate_in, result.dstate_in);
     }
     lockstep.meet(comm);  // nobody leaves while others still compute
   }
 };
-
-/// The sum of what every rank has.
-HostTensor sum_of(const std::vector<HostTensor>& shares) {
-  HostTensor sum = like(shares.front());
-  for (std::int64_t i = 0; i < sum.size(); ++i) {
-    double total = 0;
-    for (const HostTensor& share : shares) total += share.get(i);
-    sum.set(i, total);
-  }
-  return sum;
-}
 
 /// (B, N, H, Dk) with every key of length 1.
 void normalize(HostTensor& keys) {
@@ -211,24 +198,29 @@ LinearResult run_linear(const LinearTensors& given, const LinearSpec& spec, cons
   if (backward && spec.state_out && !tensors.dstate_out.present())  // state_out had no consumer: its gradient is zero
     tensors.dstate_out = HostTensor(f32, {spec.batch, spec.heads, spec.head_dim, spec.dim_v()});
   LinearResult result;
-  result.out = HostTensor(spec.dtype, {spec.batch, N, spec.heads, spec.dim_v()});
-  if (backward) {
-    result.dq = like(tensors.q);
-    result.dk = like(tensors.k);
-    result.dv = like(tensors.v);
-    result.dlog_decay = like(tensors.log_decay);
-    result.dbeta = like(tensors.beta);
-  }
-  std::vector<RankMeasurement> forward_times(P), backward_times(P);
+  result.out = HostTensor(spec.dtype, {spec.batch, N, spec.heads, spec.dim_v()}, Sharing::shared);
+  if (spec.state_out) result.state_out = HostTensor(f32, {spec.batch, spec.heads, spec.head_dim, spec.dim_v()}, Sharing::shared);
+  const bool constant_decay = spec.kind == LinearKind::constant_decay;
   std::vector<HostTensor> decay_shares(P), bonus_shares(P);
+  if (backward) {
+    result.dq = like(tensors.q, Sharing::shared);
+    result.dk = like(tensors.k, Sharing::shared);
+    result.dv = like(tensors.v, Sharing::shared);
+    result.dlog_decay = like(tensors.log_decay, Sharing::shared);
+    result.dbeta = like(tensors.beta, Sharing::shared);
+    result.dstate_in = like(tensors.state_in, Sharing::shared);
+    for (HostTensor& share : decay_shares)
+      if (constant_decay) share = like(tensors.log_decay, Sharing::shared);
+    for (HostTensor& share : bonus_shares) share = like(tensors.bonus, Sharing::shared);
+  }
+  const Measurements forward_times(settings), backward_times(settings);
   Lockstep lockstep(settings.num_ranks);
-  RankRun run{tensors, spec, settings, backward, lockstep, result, forward_times, backward_times, decay_shares, bonus_shares};
-  run_ranks(
-      settings.num_ranks, [&run](Communicator& comm) { run(comm); }, settings.rank_threads());
+  on_ranks(settings,
+           RankRun{tensors, spec, settings, backward, lockstep, result, forward_times, backward_times, decay_shares, bonus_shares});
 
-  result.forward = combine(forward_times);
-  if (backward) result.backward = combine(backward_times);
-  if (backward && spec.kind == LinearKind::constant_decay) result.dlog_decay = sum_of(decay_shares);
+  result.forward = forward_times.combined();
+  if (backward) result.backward = backward_times.combined();
+  if (backward && constant_decay) result.dlog_decay = sum_of(decay_shares);
   if (backward) result.dbonus = sum_of(bonus_shares);
   return result;
 }

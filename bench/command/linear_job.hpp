@@ -1,4 +1,4 @@
-// linear_job.hpp - one linear attention problem on whole tensors, computed by ranks as threads.
+// linear_job.hpp - one linear attention problem on whole tensors, computed by ranks.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

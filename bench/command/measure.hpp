@@ -2,48 +2,26 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <functional>
-#include <string>
+#include <span>
 #include <vector>
 
-#include "seqccl/communicator.hpp"
-#include "seqccl/cost.hpp"
-#include "seqccl/execute.hpp"
+#include "command/memory.hpp"
+#include "command/ranks.hpp"
 
 namespace seqccl::command {
 
-/// How to run, apart from what to compute.
-struct RunSettings {
-  int num_ranks = 4;
-  int warmup = 0;  // runs that are not timed
-  int repeat = 1;
-  double timeout_s = 600;
-  int num_threads = 0;  // kernel threads per rank; 0: cores / ranks
-  Topology topology{};
-  bool trace = false;
-
-  [[nodiscard]] RankThreads rank_threads() const;
+/// One run of an operation, as one rank saw it.
+struct TimedRun {
+  SteadyClock::time_point begin, end;
 };
-
-/// Ranks meet before each timed run. A rank that fails lets the others go with its error.
-class Lockstep {
- public:
-  explicit Lockstep(int num_ranks) : num_ranks_(static_cast<std::uint64_t>(num_ranks)) {}
-  void meet(Communicator& comm);
-
- private:
-  std::uint64_t num_ranks_;
-  std::atomic<std::uint64_t> num_arrived_{0};
-};
-
-/// What one rank saw of all runs of an operation.
-struct RankMeasurement {
-  std::vector<SteadyClock::time_point> begin, end;    // of the timed runs
-  std::uint64_t moved_bytes = 0, moved_messages = 0;  // received in the last run, counted by the transport
-  Cost planned;                                       // what the schedule says
+/// What one rank counted.
+struct RankCounts {
+  std::uint64_t moved_bytes = 0, moved_messages = 0;      // received in the last run, counted by the transport
+  std::uint64_t planned_bytes = 0, planned_messages = 0;  // what the schedule says
+  double flops = 0;
+  std::size_t workspace_bytes = 0;
   double planning_s = 0;
 };
 
@@ -61,22 +39,30 @@ struct Measurement {
   [[nodiscard]] double min_s() const;
   [[nodiscard]] double max_s() const;
 };
-[[nodiscard]] Measurement combine(const std::vector<RankMeasurement>& ranks);
+
+/// What all ranks saw of all runs of an operation. It lies in shared memory: make it before the ranks.
+class Measurements {
+ public:
+  explicit Measurements(const RunSettings& settings);
+
+  // Each rank writes its own.
+  [[nodiscard]] RankCounts& counts(Rank rank) const noexcept { return counts_[static_cast<std::size_t>(rank)]; }
+  [[nodiscard]] std::span<TimedRun> runs(Rank rank) const noexcept {
+    return {runs_.data() + static_cast<std::size_t>(rank) * num_runs_, num_runs_};
+  }
+  void plan(Rank rank, const Schedule& schedule) const;
+
+  /// When all ranks have ended.
+  [[nodiscard]] Measurement combined() const;
+
+ private:
+  std::size_t num_runs_;
+  SharedArray<RankCounts> counts_;
+  SharedArray<TimedRun> runs_;
+};
 
 /// Runs `operation` warmup + repeat times in lockstep.
-void measure(Lockstep& lockstep, Communicator& comm, const RunSettings& settings, RankMeasurement& result,
+void measure(Lockstep& lockstep, Communicator& comm, const RunSettings& settings, const Measurements& result,
              const std::function<void()>& operation);
-
-/// A step of a real run, for a Chrome trace.
-struct TraceStep {
-  Rank rank = 0;
-  int lane = 0;
-  std::string label;
-  double begin_s = 0, end_s = 0;  // since the first rank began
-};
-[[nodiscard]] std::vector<TraceStep> trace_steps(const Schedule& schedule, const std::vector<TraceEvent>& events, double begin_s);
-
-/// Chrome's trace format (chrome://tracing, ui.perfetto.dev): a process per rank, a thread per lane. @throws Error(argument)
-void write_chrome_trace(const std::string& path, const std::vector<TraceStep>& steps);
 
 }  // namespace seqccl::command

@@ -55,7 +55,9 @@ constexpr Alias scan_aliases[] = {{"lasp1", "chain"},          {"lasp", "chain"}
 constexpr Alias partition_aliases[] = {{"head_tail", "zigzag"}, {"stripe", "striped"}};
 constexpr Alias dtype_aliases[] = {{"float32", "f32"}, {"fp32", "f32"}, {"float16", "f16"},
                                    {"fp16", "f16"},    {"half", "f16"}, {"bfloat16", "bf16"}};
-constexpr const char* later_transports[] = {"shm", "ucx", "nccl"};
+constexpr Alias wait_aliases[] = {{"automatic", "auto"}};
+constexpr Alias transport_aliases[] = {{"processes", "shm"}, {"shared_memory", "shm"}};
+constexpr const char* later_transports[] = {"ucx", "nccl"};
 
 std::string folded(std::string_view word) {
   std::string result(word);
@@ -178,8 +180,16 @@ const Vocabulary& result_names() {
   static const Vocabulary words{"--result", {"everywhere", "by_heads"}, {}, {}};
   return words;
 }
+const Vocabulary& wait_names() {
+  static const Vocabulary words{"--wait", {"auto", "spin", "yield", "block"}, wait_aliases, {}};
+  return words;
+}
+const Vocabulary& pattern_names() {
+  static const Vocabulary words{"--pattern", {"all", "ping_pong", "all_gather"}, {}, {}};
+  return words;
+}
 const Vocabulary& transport_names() {
-  static const Vocabulary words{"--transport", {"threads"}, {}, later_transports};
+  static const Vocabulary words{"--transport", {"threads", "shm"}, transport_aliases, later_transports};
   return words;
 }
 

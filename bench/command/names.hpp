@@ -49,6 +49,8 @@ struct Vocabulary {
 [[nodiscard]] const Vocabulary& mask_names();
 [[nodiscard]] const Vocabulary& dtype_names();
 [[nodiscard]] const Vocabulary& transport_names();
+[[nodiscard]] const Vocabulary& wait_names();
+[[nodiscard]] const Vocabulary& pattern_names();  // of bench exchange, with "all"
 [[nodiscard]] const Vocabulary& cluster_names();
 [[nodiscard]] const Vocabulary& merge_names();  // with "automatic" and "all"
 [[nodiscard]] const Vocabulary& result_names();

@@ -135,7 +135,9 @@ DType parse_dtype(std::string_view text) {
 
 LinearKind parse_kind(std::string_view text) { return linear_kind_from_name(resolve(kind_names(), text)); }
 
-void require_transport(std::string_view text) { (void)resolve(transport_names(), text); }
+RankTransport parse_transport(std::string_view text) {
+  return resolve(transport_names(), text) == "shm" ? RankTransport::shm : RankTransport::threads;
+}
 
 void require_ranks(std::int64_t num_ranks) {
   if (num_ranks < 1 || num_ranks > max_ranks) refuse("--ranks", std::to_string(num_ranks), fmt::format("1 to {}", max_ranks));

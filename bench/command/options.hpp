@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "command/ranks.hpp"
 #include "seqccl/linear_attention.hpp"
 #include "seqccl/mask.hpp"
 #include "seqccl/mesh.hpp"
@@ -51,8 +52,9 @@ inline constexpr const char* mask_help =
 
 [[nodiscard]] DType parse_dtype(std::string_view text);
 [[nodiscard]] LinearKind parse_kind(std::string_view text);
-/// Only "threads" so far.
-void require_transport(std::string_view text);
+[[nodiscard]] RankTransport parse_transport(std::string_view text);
+/// For --help.
+inline constexpr const char* transport_help = "What ranks are: threads of this process|shm: processes that share memory";
 /// 1 to max_ranks. @throws Error(argument)
 void require_ranks(std::int64_t num_ranks);
 

@@ -70,6 +70,10 @@ Json to_json(const CheckOutcome& outcome) {
           {"tensors", tensors}};
 }
 
+Json to_json(const Error& error, const std::string& during) {
+  return {{"during", during}, {"kind", name(error.kind())}, {"what", error.what()}, {"culprits", error.culprits()}};
+}
+
 void RunReport::add(const std::string& method, const std::vector<Direction>& directions, const CheckOutcome* outcome) {
   Json result = {{"method", method}, {"ranks", num_ranks_}};
   for (const Direction& direction : directions) {
@@ -122,6 +126,7 @@ std::string RunReport::text() const {
   for (const auto& row : rows_) table.add(row);
   text += table.text();
   for (const auto& [method, why] : refused_) text += fmt::format("not run: {}: {}\n", method, why);
+  if (failure_) text += fmt::format("not finished: {}\n", begun_);
   for (const std::string& failure : failures_) text += "WRONG: " + failure + '\n';
   for (const std::string& note : notes_) text += note + '\n';
   if (checks_ && !coverage_.empty()) text += fmt::format("checked against the double reference: {}\n", coverage_);
@@ -132,7 +137,8 @@ Json RunReport::json() const {
   Json refused = Json::array();
   for (const auto& [method, why] : refused_) refused.push_back({{"method", method}, {"why", why}});
   Json all = {{"problem", problem_}, {"results", results_}, {"refused", refused}, {"failures", failures_}, {"notes", notes_}};
-  if (checks_) all["passed"] = passed_;
+  if (failure_) all["error"] = to_json(*failure_, begun_);
+  if (checks_) all["passed"] = passed_ && !failure_;
   return all;
 }
 

@@ -56,37 +56,41 @@ class RunAttention final : public Run {
                       {"dtype", name(spec.dtype)},
                       {"mask", spec.mask.describe()},
                       {"partition", options_.partition},
-                      {"transport", options_.transport}},
+                      {"transport", name(settings.transport)},
+                      {"wait", settings.wait_text()}},
                      settings.num_ranks, options_.wants_check());
     note_input(report, file, !options_.forward_only);
     if (const std::string note = choices_.note(spec.num_kv_heads()); !note.empty()) report.note(note);
     std::optional<AttentionReference> reference;
-    for (const std::string& choice : names) {
-      const AttentionSpec chosen = choices_.chosen(spec, choice, settings.topology);
-      if (is_refused(report, choice, refusal(chosen), names.size() == 1)) continue;
-      console.progress(fmt::format("{} on {} ranks ...", choice, settings.num_ranks));
-      const AttentionResult result = run_attention(tensors, chosen, settings, has_dout);
-      const std::string label = choice == "automatic" ? published_name(chosen, result.chosen, settings.topology) : choice;
+    keep_failure(report, [&] {
+      for (const std::string& choice : names) {
+        const AttentionSpec chosen = choices_.chosen(spec, choice, settings.topology);
+        if (is_refused(report, choice, refusal(chosen), names.size() == 1)) continue;
+        report.begin(choice);
+        console.progress(fmt::format("{} on {} ranks ...", choice, settings.num_ranks));
+        const AttentionResult result = run_attention(tensors, chosen, settings, has_dout);
+        const std::string label = choice == "automatic" ? published_name(chosen, result.chosen, settings.topology) : choice;
 
-      std::vector<Direction> directions = {{"forward", &result.forward, attention_flops(spec, false)}};
-      if (has_dout) directions.push_back({"backward", &result.backward, attention_flops(spec, true)});
-      if (options_.wants_check()) {
-        console.progress("reference ...");
-        if (!reference) reference.emplace(tensors, spec, has_dout, options_.check_level());
-        const CheckOutcome outcome = reference->judge(result);
-        report.add(label, directions, &outcome);
-      } else {
-        report.add(label, directions, nullptr);
+        std::vector<Direction> directions = {{"forward", &result.forward, attention_flops(spec, false)}};
+        if (has_dout) directions.push_back({"backward", &result.backward, attention_flops(spec, true)});
+        if (options_.wants_check()) {
+          console.progress("reference ...");
+          if (!reference) reference.emplace(tensors, spec, has_dout, options_.check_level());
+          const CheckOutcome outcome = reference->judge(result);
+          report.add(label, directions, &outcome);
+        } else {
+          report.add(label, directions, nullptr);
+        }
+        write_once(report, label,
+                   {{"out", &result.out},
+                    {"lse", &result.lse},
+                    {"dq", &result.dq},
+                    {"dk", &result.dk},
+                    {"dv", &result.dv},
+                    {"dsinks", &result.dsinks}},
+                   result.trace);
       }
-      write_once(report, label,
-                 {{"out", &result.out},
-                  {"lse", &result.lse},
-                  {"dq", &result.dq},
-                  {"dk", &result.dk},
-                  {"dv", &result.dv},
-                  {"dsinks", &result.dsinks}},
-                 result.trace);
-    }
+    });
     return show(console, report);
   }
 

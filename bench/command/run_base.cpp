@@ -17,6 +17,15 @@ void Run::add_softmax(CLI::App& app) {
   app.add_option("--trace", options_.trace, "Write what every rank did when, as Chrome trace JSON");
 }
 
+void Run::keep_failure(RunReport& report, const std::function<void()>& compute) const {
+  try {
+    compute();
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::argument) throw;
+    report.failed(error);
+  }
+}
+
 void Run::note_input(RunReport& report, const SafetensorsFile& file, bool wants_dout) const {
   report.note_unused(file.unused());
   if (wants_dout && !file.has("dout")) report.note("no dout in the input: forward only");
@@ -49,6 +58,7 @@ int Run::show(const Console& console, const RunReport& report) const {
     console.out << report.json().dump(1) << '\n';
   else
     console.out << report.text();
+  if (report.failure()) throw Error(*report.failure());
   if (report.num_results() == 0) throw Error(ErrorKind::argument, "nothing ran: all refuse this problem");
   return options_.wants_check() && !report.passed() ? exit_check_failed : exit_right;
 }

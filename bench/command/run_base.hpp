@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,9 @@ class Run : public Subcommand {
     tensors.v = in_dtype(file.read("v"), options_.dtype);
   }
 
+  /// A rank that fails ends `compute`, but not the report: what was added to it stays.
+  void keep_failure(RunReport& report, const std::function<void()>& compute) const;
+
   /// What is said of the input file: tensors in it that were not read, and that there are no gradients for want of dout.
   void note_input(RunReport& report, const SafetensorsFile& file, bool wants_dout) const;
 
@@ -33,7 +37,7 @@ class Run : public Subcommand {
   /// The files that were asked for, once: results of the first way that ran. Absent tensors are left out.
   void write_once(RunReport& report, const std::string& label, std::vector<NamedTensor> results, const std::vector<TraceStep>& trace);
 
-  /// Shows the report. Returns the exit code. @throws Error(argument) if nothing ran
+  /// Shows the report. Returns the exit code. @throws Error(argument) if nothing ran; the error of a rank that failed, once all is shown
   [[nodiscard]] int show(const Console& console, const RunReport& report) const;
 
   RunOptions options_;

@@ -52,20 +52,24 @@ class RunDecode final : public Run {
                       {"dtype", name(sizes.dtype)},
                       {"partition", options_.partition},
                       {"result", decode_.result},
-                      {"transport", options_.transport}},
+                      {"transport", name(settings.transport)},
+                      {"wait", settings.wait_text()}},
                      settings.num_ranks, options_.wants_check());
     note_input(report, file, /*wants_dout=*/false);
     std::optional<DecodeReference> reference;
     if (options_.wants_check()) reference.emplace(tensors, step);
-    for (const DecodeMerge merge : merges) {
-      step.spec.merge = merge;
-      if (is_refused(report, name(merge), refusal(step.spec, settings.num_ranks), merges.size() == 1)) continue;
-      console.progress(fmt::format("{} on {} ranks ...", name(merge), settings.num_ranks));
-      const DecodeRun run = run_decode(tensors, step, settings);
-      const std::optional<CheckOutcome> outcome = reference ? std::optional(reference->judge(run)) : std::nullopt;
-      report.add(name(run.merge), {{"step", &run.step, step.flops()}}, outcome ? &*outcome : nullptr);
-      write_once(report, name(run.merge), {{"out", &run.out.front()}, {"lse", &run.lse.front()}}, run.trace);  // every rank has them
-    }
+    keep_failure(report, [&] {
+      for (const DecodeMerge merge : merges) {
+        step.spec.merge = merge;
+        if (is_refused(report, name(merge), refusal(step.spec, settings.num_ranks), merges.size() == 1)) continue;
+        report.begin(name(merge));
+        console.progress(fmt::format("{} on {} ranks ...", name(merge), settings.num_ranks));
+        const DecodeRun run = run_decode(tensors, step, settings);
+        const std::optional<CheckOutcome> outcome = reference ? std::optional(reference->judge(run)) : std::nullopt;
+        report.add(name(run.merge), {{"step", &run.step, step.flops()}}, outcome ? &*outcome : nullptr);
+        write_once(report, name(run.merge), {{"out", &run.out.front()}, {"lse", &run.lse.front()}}, run.trace);  // every rank has them
+      }
+    });
     return show(console, report);
   }
 

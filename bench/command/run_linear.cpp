@@ -61,37 +61,41 @@ class RunLinear final : public Run {
                       {"kind", name(spec.kind)},
                       {"documents", linear_.documents.empty() ? "one" : linear_.documents},
                       {"partition", options_.partition},
-                      {"transport", options_.transport}},
+                      {"transport", name(settings.transport)},
+                      {"wait", settings.wait_text()}},
                      settings.num_ranks, options_.wants_check());
     note_input(report, file, !options_.forward_only);
     std::optional<LinearReference> reference;
-    for (const Scan scan : scans) {
-      spec = linear_.chosen(spec, scan, settings.topology);
-      if (is_refused(report, linear_.label(scan), refusal(spec), scans.size() == 1)) continue;
-      console.progress(fmt::format("{} {} on {} ranks ...", name(spec.kind), linear_.label(scan), settings.num_ranks));
-      const LinearResult result = run_linear(tensors, spec, settings, backward);
-      std::vector<Direction> directions = {{"forward", &result.forward, result.forward.flops}};
-      if (backward) directions.push_back({"backward", &result.backward, result.backward.flops});
-      if (options_.wants_check()) {
-        console.progress("reference ...");
-        if (!reference) reference.emplace(tensors, spec, backward, options_.check_level());
-        const CheckOutcome outcome = reference->judge(result);
-        report.add(linear_.label(scan), directions, &outcome);
-      } else {
-        report.add(linear_.label(scan), directions, nullptr);
+    keep_failure(report, [&] {
+      for (const Scan scan : scans) {
+        spec = linear_.chosen(spec, scan, settings.topology);
+        if (is_refused(report, linear_.label(scan), refusal(spec), scans.size() == 1)) continue;
+        report.begin(linear_.label(scan));
+        console.progress(fmt::format("{} {} on {} ranks ...", name(spec.kind), linear_.label(scan), settings.num_ranks));
+        const LinearResult result = run_linear(tensors, spec, settings, backward);
+        std::vector<Direction> directions = {{"forward", &result.forward, result.forward.flops}};
+        if (backward) directions.push_back({"backward", &result.backward, result.backward.flops});
+        if (options_.wants_check()) {
+          console.progress("reference ...");
+          if (!reference) reference.emplace(tensors, spec, backward, options_.check_level());
+          const CheckOutcome outcome = reference->judge(result);
+          report.add(linear_.label(scan), directions, &outcome);
+        } else {
+          report.add(linear_.label(scan), directions, nullptr);
+        }
+        write_once(report, linear_.label(scan),
+                   {{"out", &result.out},
+                    {"state_out", &result.state_out},
+                    {"dq", &result.dq},
+                    {"dk", &result.dk},
+                    {"dv", &result.dv},
+                    {"dlog_decay", &result.dlog_decay},
+                    {"dstate_in", &result.dstate_in},
+                    {"dbeta", &result.dbeta},
+                    {"dbonus", &result.dbonus}},
+                   {});
       }
-      write_once(report, linear_.label(scan),
-                 {{"out", &result.out},
-                  {"state_out", &result.state_out},
-                  {"dq", &result.dq},
-                  {"dk", &result.dk},
-                  {"dv", &result.dv},
-                  {"dlog_decay", &result.dlog_decay},
-                  {"dstate_in", &result.dstate_in},
-                  {"dbeta", &result.dbeta},
-                  {"dbonus", &result.dbonus}},
-                 {});
-    }
+    });
     return show(console, report);
   }
 

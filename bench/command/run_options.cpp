@@ -17,7 +17,8 @@ void RunOptions::add_to(CLI::App& app, bool has_backward, const char* partitions
   app.add_option("-o,--output", output,
                  "File to write the results to (safetensors); replaced as a whole or not at all; written also if --check fails");
   add_count(app, "-p,--ranks", num_ranks, "Number of ranks", 1, max_ranks);
-  app.add_option("-x,--transport", transport, "How ranks meet: threads")->capture_default_str();
+  app.add_option("-x,--transport", transport, transport_help)->capture_default_str();
+  app.add_option("--wait", wait, wait_help)->capture_default_str();
   app.add_option("--partition", partition, partitions)->capture_default_str();
   app.add_option("--dtype", dtype, "Convert the inputs: f32|f16|bf16 (default: as in the file)");
   add_parsed(
@@ -35,7 +36,8 @@ void RunOptions::add_to(CLI::App& app, bool has_backward, const char* partitions
 }
 
 RunSettings RunOptions::settings() const {
-  require_transport(transport);
+  refuse_launcher();
+  const RankTransport ranks_are = parse_transport(transport);
   if (!check.empty() && check != "auto" && check != "full")
     throw Error(ErrorKind::argument, fmt::format("--check: '{}' is not known, want --check or --check=full", check));
   const std::pair<const char*, const std::string*> files[] = {{"--input", &input}, {"--output", &output}, {"--trace", &trace}};
@@ -51,6 +53,8 @@ RunSettings RunOptions::settings() const {
   settings.num_threads = num_threads;
   settings.timeout_s = timeout_s;
   settings.topology = parse_nodes(nodes, settings.num_ranks);
+  settings.transport = ranks_are;
+  settings.wait = parse_wait(wait);
   settings.trace = !trace.empty();
   return settings;
 }

@@ -13,7 +13,7 @@
 namespace seqccl::command {
 
 struct RunOptions {
-  std::string input, output, transport = "threads", partition = "contiguous", dtype, nodes, check, trace;
+  std::string input, output, transport = "threads", partition = "contiguous", dtype, nodes, check, trace, wait = "auto";
   std::optional<double> scale;
   int num_ranks = 4, repeat = 1, warmup = 0, num_threads = 0;
   double timeout_s = 600;
@@ -21,7 +21,7 @@ struct RunOptions {
 
   /// `partitions`: those that the operation takes.
   void add_to(CLI::App& app, bool has_backward = true, const char* partitions = "contiguous|zigzag|striped|uneven:T0,T1,...");
-  /// Checks what needs no tensors: ranks, transport, --check. @throws Error(argument)
+  /// Checks what needs no tensors: launcher, ranks, transport, --check. @throws Error(argument)
   [[nodiscard]] RunSettings settings() const;
   [[nodiscard]] bool wants_check() const noexcept { return !check.empty(); }
   [[nodiscard]] CheckLevel check_level() const noexcept { return check == "full" ? CheckLevel::full : CheckLevel::automatic; }

@@ -11,11 +11,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
-#include <ostream>
 #include <string>
 #include <string_view>
 
 #include "command/command.hpp"
+#include "command/outlet.hpp"
 
 namespace seqccl::command {
 namespace {
@@ -74,25 +74,30 @@ class SignalPipe {
 /// One of a rank's outputs, cut into lines.
 struct Stream {
   Descriptor* from;
-  std::ostream* to;
+  Outlet* to;
   std::string prefix;
   std::string line{};
 
-  /// All that is there now; closed at its end.
-  void pass_on() {
+  /// Nothing is read while too much waits to be written: then it is the rank that has to wait.
+  [[nodiscard]] bool is_readable() const noexcept { return from->is_open() && !to->is_full(); }
+  /// All that is there now, as far as there is room for it; closed at its end. True if it was all.
+  bool pass_on() {
     char bytes[8192];
     ssize_t count = 0;
-    while (from->is_open() && (count = ::read(from->number(), bytes, sizeof bytes)) > 0)
+    while (is_readable() && (count = ::read(from->number(), bytes, sizeof bytes)) > 0)
       for (const char c : std::string_view(bytes, static_cast<std::size_t>(count))) {
         if (c != '\n') line += c;
         if (c == '\n' || line.size() >= max_line_bytes) end_line();
       }
+    if (from->is_open() && !is_readable()) return false;
     if (from->is_open() && (count == 0 || (errno != EAGAIN && errno != EINTR))) from->close();
     if (!from->is_open() && !line.empty()) end_line();
-    to->flush();
+    return true;
   }
   void end_line() {
-    *to << prefix << line << '\n';
+    to->add(prefix);
+    to->add(line);
+    to->add("\n");
     line.clear();
   }
 };
@@ -100,11 +105,11 @@ struct Stream {
 class Supervisor {
  public:
   Supervisor(std::vector<Child>& ranks, const Supervision& supervision, std::ostream& out, std::ostream& err)
-      : ranks_(ranks), supervision_(supervision), err_(err) {
+      : ranks_(ranks), supervision_(supervision), out_(out), err_(err) {
     for (std::size_t i = 0; i < ranks.size(); ++i) {
       const std::string prefix = fmt::format("[{}] ", i);
-      if (ranks[i].out().is_open()) streams_.push_back({&ranks[i].out(), &out, prefix});
-      if (ranks[i].err().is_open()) streams_.push_back({&ranks[i].err(), &err, prefix});
+      if (ranks[i].out().is_open()) streams_.push_back({&ranks[i].out(), &out_, prefix});
+      if (ranks[i].err().is_open()) streams_.push_back({&ranks[i].err(), &err_, prefix});
     }
     if (supervision.timeout) timeout_at_ = Clock::now() + *supervision.timeout;
   }
@@ -113,15 +118,10 @@ class Supervisor {
     while (look_at_ranks()) {
       act_on_time();
       wait();
-      for (Stream& stream : streams_) stream.pass_on();
+      pass_on_output();
       for (const int number : signals_.take()) pass_on_signal(number);
     }
-    // All are dead, and what they left in their groups too; what has left its group may keep a pipe open, so nobody waits for the end.
-    for (Stream& stream : streams_) {
-      stream.pass_on();
-      if (!stream.line.empty()) stream.end_line();
-    }
-    if (!reason_.empty()) err_ << "seqccl: " << reason_ << '\n';
+    finish();
     return code_;
   }
 
@@ -170,11 +170,45 @@ class Supervisor {
     auto next = Clock::now() + std::chrono::hours(1);
     for (const auto& at : {timeout_at_, term_at_, kill_at_})
       if (at) next = std::min(next, *at);
+    wait_until(next);
+  }
+
+  /// For signals, ranks that write, and readers of what they wrote.
+  void wait_until(Clock::time_point next) {
     std::vector<pollfd> polled = {{signals_.number(), POLLIN, 0}};
     for (const Stream& stream : streams_)
-      if (stream.from->is_open()) polled.push_back({stream.from->number(), POLLIN, 0});
+      if (stream.is_readable()) polled.push_back({stream.from->number(), POLLIN, 0});
+    for (const Outlet* outlet : {&out_, &err_})
+      if (!outlet->is_empty()) polled.push_back({outlet->number(), POLLOUT, 0});
     const auto left = std::chrono::ceil<milliseconds>(next - Clock::now()).count();
     (void)poll(polled.data(), polled.size(), static_cast<int>(std::max<std::int64_t>(left, 0)));
+  }
+
+  /// True if nothing is left in the pipes.
+  bool pass_on_output() {
+    bool is_all = true;
+    for (Stream& stream : streams_) is_all = stream.pass_on() && is_all;
+    out_.write();
+    err_.write();
+    return is_all;
+  }
+
+  /// All are dead, and what they left in their groups too; what has left its group may keep a pipe open, so nobody waits for its end. A
+  /// slow reader gets all of a run that ended by itself; else he has the time that a rank has, and at a signal no more.
+  void finish() {
+    const auto last = reason_.empty() ? Clock::time_point::max() : Clock::now() + supervision_.kill_after;
+    for (bool is_first = true;; is_first = false) {
+      const bool is_all = pass_on_output();
+      for (Stream& stream : streams_)
+        if (is_all && !stream.line.empty()) stream.end_line();
+      if (is_first && !reason_.empty()) err_.add("seqccl: " + reason_ + '\n');
+      out_.write();
+      err_.write();
+      if (is_all && out_.is_empty() && err_.is_empty()) return;
+      const auto now = Clock::now();
+      if (now >= last || !signals_.take().empty()) return;
+      wait_until(std::min(last, now + std::chrono::hours(1)));
+    }
   }
 
   void pass_on_signal(int number) {
@@ -198,7 +232,7 @@ class Supervisor {
 
   std::vector<Child>& ranks_;
   Supervision supervision_;
-  std::ostream& err_;
+  Outlet out_, err_;
   SignalPipe signals_;
   std::vector<Stream> streams_;
   int code_ = exit_right;

@@ -20,6 +20,9 @@ struct Supervision {
 /// Waits until all have ended and passes on what they write (if captured), a line at a time: "[2] text". SIGINT and SIGTERM that come
 /// meanwhile go to all ranks; a second one kills them. The handlers of before are put back.
 ///
+/// A reader who does not read delays nothing: what the ranks wrote waits here up to a bound, then they wait. After a failure he has
+/// `kill_after`.
+///
 /// If a rank fails, the others have the grace to end by themselves, then get SIGTERM, then SIGKILL. One line on `err` names the first
 /// failure. Returns its code: of its exit, or 128 + signal; 128 + signal if a signal ended it all, exit_communication_failed after the
 /// timeout, 0 if all ended with 0.

@@ -64,10 +64,9 @@ std::uint64_t mixed(std::uint64_t counter) noexcept {
 
 }  // namespace
 
-HostTensor::HostTensor(DType type, const std::vector<std::int64_t>& shape) : dtype(type), geometry(dense(shape, type)) {
-  bytes.reserve(64);  // a rank without tokens still has an address: only absent tensors have none
-  bytes.resize(static_cast<std::size_t>(geometry.num_elements()) * size_bytes(type));
-}
+// A rank without tokens still has an address: only absent tensors have none.
+HostTensor::HostTensor(DType type, const std::vector<std::int64_t>& shape, Sharing sharing)
+    : dtype(type), geometry(dense(shape, type)), bytes(static_cast<std::size_t>(geometry.num_elements()) * size_bytes(type), sharing) {}
 
 std::vector<std::int64_t> HostTensor::shape() const { return {geometry.shape.begin(), geometry.shape.begin() + geometry.num_axes}; }
 
@@ -101,6 +100,27 @@ void HostTensor::set(std::int64_t index, double value) noexcept {
     case DType::bf16:
       return store(at, BFloat16(static_cast<float>(value)));
   }
+}
+
+HostTensor like(const HostTensor& tensor, Sharing sharing) {
+  return tensor.present() ? HostTensor(tensor.dtype, tensor.shape(), sharing) : HostTensor{};
+}
+
+void copy_to(const HostTensor& from, HostTensor& to) {
+  if (!from.present()) return;
+  if (from.dtype != to.dtype || from.shape() != to.shape())
+    throw Error(ErrorKind::internal, fmt::format("copy_to: shape is {}, want {}", to_text(from.shape()), to_text(to.shape())));
+  std::memcpy(to.bytes.data(), from.bytes.data(), from.bytes.size());
+}
+
+HostTensor sum_of(const std::vector<HostTensor>& shares) {
+  HostTensor sum = like(shares.front());
+  for (std::int64_t i = 0; i < sum.size(); ++i) {
+    double total = 0;
+    for (const HostTensor& share : shares) total += share.get(i);
+    sum.set(i, total);
+  }
+  return sum;
 }
 
 HostTensor convert(const HostTensor& tensor, DType dtype) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "command/memory.hpp"
 #include "seqccl/dtype.hpp"
 #include "seqccl/tensor.hpp"
 
@@ -16,11 +17,12 @@ namespace seqccl::command {
 struct HostTensor {
   DType dtype = DType::f32;
   Geometry geometry;
-  std::vector<std::byte> bytes;
+  Bytes bytes;
 
   HostTensor() = default;
+  /// `sharing`: shared is what ranks as processes write and their caller reads.
   /// @throws Error(argument) on negative extents, more than 5 axes or overflow
-  HostTensor(DType type, const std::vector<std::int64_t>& shape);
+  HostTensor(DType type, const std::vector<std::int64_t>& shape, Sharing sharing = Sharing::own);
 
   [[nodiscard]] bool present() const noexcept { return geometry.num_axes > 0; }
   [[nodiscard]] std::int64_t size() const noexcept { return present() ? geometry.num_elements() : 0; }
@@ -33,6 +35,15 @@ struct HostTensor {
   [[nodiscard]] double get(std::int64_t index) const noexcept;
   void set(std::int64_t index, double value) noexcept;
 };
+
+/// A tensor of zeros, as large and of the same type; absent if that is.
+[[nodiscard]] HostTensor like(const HostTensor& tensor, Sharing sharing = Sharing::own);
+
+/// The bytes of `from`; nothing if it is absent. @throws Error(internal) if the two differ in shape or type
+void copy_to(const HostTensor& from, HostTensor& to);
+
+/// The sum, in double, of tensors of one shape and type; absent if they are.
+[[nodiscard]] HostTensor sum_of(const std::vector<HostTensor>& shares);
 
 /// The same numbers in another element type, rounded to nearest even.
 [[nodiscard]] HostTensor convert(const HostTensor& tensor, DType dtype);

@@ -124,7 +124,8 @@ class Communicator {
 struct RankThreads {
   std::chrono::nanoseconds timeout = std::chrono::minutes(10);
   Topology topology{};
-  int num_threads = 0;  // kernel threads per rank; 0: cores / ranks
+  int num_threads = 0;               // kernel threads per rank; 0: cores / ranks
+  std::optional<WaitPolicy> wait{};  // none: WaitPolicy::for_host
 };
 void run_ranks(int num_ranks, const std::function<void(Communicator&)>& body, const RankThreads& options = {});
 

@@ -72,7 +72,7 @@ struct RunOptions {
   int num_threads = 1;    // for the kernels
   AttendKernel attend{};  // the user's own, if any
   std::vector<TraceEvent>* trace = nullptr;
-  std::string_view description{};  // lines about the operation, compared between ranks on a mismatch; empty: the schedule's name
+  std::string_view description{};  // lines about the operation, compared between ranks on a mismatch; empty: the schedule's name. A view!
 };
 
 /// Runs this rank's schedule: the caller computes, one progress thread drives all communication lanes; a sequential

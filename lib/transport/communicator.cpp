@@ -33,10 +33,10 @@ int default_num_threads(int ranks_on_host) {
   return std::max(1, usable_cores() / std::max(1, ranks_on_host));
 }
 
-std::vector<std::unique_ptr<Transport>> transports_of(int num_ranks, const char* who) {
+std::vector<std::unique_ptr<Transport>> transports_of(int num_ranks, const char* who, std::optional<WaitPolicy> wait = {}) {
   if (num_ranks < 1) throw Error(ErrorKind::argument, fmt::format("{}: num_ranks is {}, want at least 1", who, num_ranks));
   const auto faults = fault::asked_for(fault::Ranks::threads);
-  auto ends = thread_transports(num_ranks, WaitPolicy::for_host(num_ranks));
+  auto ends = thread_transports(num_ranks, wait.value_or(WaitPolicy::for_host(num_ranks)));
   for (auto& end : ends) {
     end = fault::with_faults(std::move(end), faults);
     end->flight_recorder().set_job(fmt::format("pid{}", ::getpid()), "world");
@@ -218,7 +218,7 @@ std::vector<Communicator> thread_communicators(int num_ranks) {
 }
 
 void run_ranks(int num_ranks, const std::function<void(Communicator&)>& body, const RankThreads& options) {
-  auto transports = transports_of(num_ranks, "run_ranks");
+  auto transports = transports_of(num_ranks, "run_ranks", options.wait);
   std::mutex mutex;
   std::exception_ptr first;
 

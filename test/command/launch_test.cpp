@@ -1,14 +1,18 @@
 // launch_test.cpp - `seqccl launch`: ranks that end well, badly, or not by themselves, and signals from outside.
 // SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <iostream>
 #include <thread>
 #include <utility>
 
+#include "command/child.hpp"
 #include "command/support.hpp"
 #include "support/watchdog.hpp"
 
@@ -140,6 +144,88 @@ TEST(Launch, LongAndUnfinishedLinesComeThrough) {
   EXPECT_EQ(ran.code, 0) << ran.err;
   EXPECT_EQ(std::count(ran.out.begin(), ran.out.end(), 'x'), 200000);
   for (const char* rank : {"0", "1"}) EXPECT_TRUE(has_line(ran.out, std::string("[") + rank + "] last"));
+}
+
+/// The command as a process whose output goes into a pipe. Its errors go into a file.
+class PipedLauncher {
+ public:
+  PipedLauncher(const std::vector<std::string>& arguments, const std::string& errors) : process_(fork()) {
+    if (process_ != 0) {
+      pipe_.write.close();
+      return;
+    }
+    const Descriptor file(open(errors.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600));
+    (void)dup2(pipe_.write.number(), STDOUT_FILENO);
+    (void)dup2(file.number(), STDERR_FILENO);
+    std::vector<const char*> argv = {"seqccl"};
+    for (const std::string& argument : arguments) argv.push_back(argument.c_str());
+    _exit(run_command(static_cast<int>(argv.size()), argv.data(), std::cout, std::cerr));
+  }
+  ~PipedLauncher() {
+    if (process_ > 0) (void)kill(process_, SIGKILL);
+  }
+  PipedLauncher(const PipedLauncher&) = delete;
+  PipedLauncher& operator=(const PipedLauncher&) = delete;
+
+  /// All that it writes, to the end.
+  [[nodiscard]] std::string read_all() const {
+    std::string text;
+    char bytes[65536];
+    for (;;) {
+      const ssize_t count = read(pipe_.read.number(), bytes, sizeof bytes);
+      if (count == 0) return text;
+      if (count > 0)
+        text.append(bytes, static_cast<std::size_t>(count));
+      else
+        std::this_thread::sleep_for(milliseconds(1));
+    }
+  }
+  int wait() {
+    int status = 0;
+    EXPECT_GT(waitpid(std::exchange(process_, 0), &status, 0), 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+  }
+
+ private:
+  Pipe pipe_ = make_pipe();
+  pid_t process_;
+};
+
+TEST(Launch, AReaderWhoDoesNotReadDelaysNothing) {
+  const Folder folder;
+  const std::string path = folder.file("rank"), errors = folder.file("errors");
+  const auto begin = std::chrono::steady_clock::now();
+  PipedLauncher launcher(launch({"--ranks", "2", "--timeout", "1", "--kill-after", "0.3"},
+                                {"sh", "-c", "if [ $RANK = 0 ]; then echo $$ > '" + path + "'; fi; exec yes"}),
+                         errors);
+  const Watchdog dog(seconds(120));  // after the fork
+  const pid_t rank = process_in(path);
+  EXPECT_EQ(launcher.wait(), exit_communication_failed);  // nobody has read a byte
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, seconds(20));
+  wait_until_gone(rank);
+  std::ostringstream told;
+  told << std::ifstream(errors).rdbuf();
+  EXPECT_TRUE(has_line(told.str(), "seqccl: ranks 0, 1 had not ended after 1 s")) << told.str();
+  const std::string text = launcher.read_all();  // what was in the pipe: whole lines up to where it was full
+  EXPECT_EQ(text.rfind("[", 0), 0u);
+  EXPECT_TRUE(has_line(text, "[0] y") || has_line(text, "[1] y")) << text.substr(0, 100);
+}
+
+TEST(Launch, ASlowReaderGetsEverything) {
+  const Folder folder;
+  PipedLauncher launcher(launch({"--ranks", "2"}, {"sh", "-c", "seq 300000"}), folder.file("errors"));
+  const Watchdog dog(seconds(120));
+  std::this_thread::sleep_for(milliseconds(500));  // more than what waits in the launcher is written by now
+  const std::string text = launcher.read_all();
+  EXPECT_EQ(launcher.wait(), exit_right);
+  std::istringstream lines(text);
+  std::array<int, 2> next = {1, 1};
+  for (std::string line; std::getline(lines, line);) {
+    ASSERT_TRUE(line.size() > 4 && line[0] == '[' && (line[1] == '0' || line[1] == '1')) << line;
+    ASSERT_EQ(line.substr(4), std::to_string(next[static_cast<std::size_t>(line[1] - '0')]++));
+  }
+  EXPECT_EQ(next[0], 300001);
+  EXPECT_EQ(next[1], 300001);
 }
 
 TEST(Launch, RanksHaveNothingToRead) {

@@ -280,7 +280,8 @@ TEST(RunHost, DifferentOperationsAreAMismatch) {
   run_ranks(2, [&](Communicator& comm) {
     const auto schedule = ring_gather(comm.rank(), 2, {}, comm.rank() == 0 ? "causal" : "full");
     RunOptions options;
-    options.description = std::string("ring gather\nmask ") + (comm.rank() == 0 ? "causal" : "full");
+    const std::string description = std::string("ring gather\nmask ") + (comm.rank() == 0 ? "causal" : "full");
+    options.description = description;
     std::optional<Error> error;
     try {
       RingRank ring(schedule, comm.arena(schedule.workspace_bytes));
