@@ -1,58 +1,26 @@
 // ucx_test.cpp - the conformance suite over UCX, and ranks as processes: numbers, death, stalls, strangers, hosts, a missing library.
 // SPDX-License-Identifier: Apache-2.0
 #include <netinet/in.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <barrier>
 #include <csignal>
-#include <cstdlib>
 #include <cstring>
 #include <thread>
 #include <vector>
 
-#include "../../lib/transport/ucx/library.hpp"
 #include "../../lib/transport/ucx/transport.hpp"
 #include "conformance.hpp"
-#include "seqccl/seqccl.hpp"
-#include "support/tensor.hpp"
 #include "support/watchdog.hpp"
+#include "transport/ucx_support.hpp"
 
 namespace seqccl::test {
 namespace {
 
+using namespace ucx_ranks;
 using namespace std::chrono_literals;
-
-#define NEEDS_UCX() \
-  if (!ucx::find_library().is_there) GTEST_SKIP() << ucx::find_library().text
-
-/// A variable of the environment, as long as this lives.
-class Variable {
- public:
-  Variable(const char* name, const char* value) : name_(value == nullptr ? nullptr : name) {
-    if (name_ == nullptr) return;
-    const char* before = std::getenv(name);
-    if (before != nullptr) before_ = before;
-    had_ = before != nullptr;
-    ::setenv(name, value, 1);
-  }
-  ~Variable() {
-    if (name_ == nullptr) return;
-    if (had_)
-      ::setenv(name_, before_.c_str(), 1);
-    else
-      ::unsetenv(name_);
-  }
-  Variable(const Variable&) = delete;
-  Variable& operator=(const Variable&) = delete;
-
- private:
-  const char* name_;
-  std::string before_;
-  bool had_ = false;
-};
 
 /// Ranks are threads, each with a UCX context and a control thread of its own.
 Harness over_ucx(const std::string& name, const WaitPolicy& policy, const char* transports) {
@@ -80,166 +48,23 @@ INSTANTIATE_TEST_SUITE_P(Ucx, TransportTest,
                                            over_ucx("tcp", WaitPolicy{}, "tcp,self")),
                          [](const auto& instance) { return instance.param.name; });
 
-/// An array that parent and ranks see.
-template <class T>
-class Shared {
- public:
-  explicit Shared(std::size_t count) : count_(count) {
-    data_ = static_cast<T*>(::mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-  }
-  ~Shared() { ::munmap(data_, count_ * sizeof(T)); }
-  Shared(const Shared&) = delete;
-  Shared& operator=(const Shared&) = delete;
-  T& operator[](std::size_t i) { return data_[i]; }
-  T* data() { return data_; }
-
- private:
-  std::size_t count_;
-  T* data_;
-};
-
-Error error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error;
-  }
-  return {ErrorKind::internal, "nothing was thrown"};
-}
-
-ProcessRanks over_ucx_within(std::chrono::nanoseconds timeout) {
-  ProcessRanks options;
-  options.timeout = timeout;
-  options.transport = ProcessTransport::ucx;
-  return options;
-}
-
-/// One forward pass; every rank writes its rows of the result.
-std::vector<float> attention_on(int num_ranks, Method method, const ProcessRanks* processes) {
-  const std::int64_t tokens = 192, heads = 8, dim = 64;
-  AttentionSpec spec;
-  spec.q_heads = heads;
-  spec.kv_heads = heads;
-  spec.head_dim = dim;
-  spec.method = method;
-  spec.partition = Partition::zigzag(tokens, num_ranks);
-  spec.mask = Mask::causal();
-  const HostTensor q = random_tensor(f32, {1, tokens, heads, dim}, 1), k = random_tensor(f32, {1, tokens, heads, dim}, 2),
-                   v = random_tensor(f32, {1, tokens, heads, dim}, 3);
-  Shared<float> out(static_cast<std::size_t>(tokens * heads * dim));
-  const auto body = [&](Communicator& comm) {
-    const std::int64_t T = spec.partition.tokens_on(comm.rank());
-    HostTensor my_q(f32, {1, T, heads, dim}), my_k(f32, {1, T, heads, dim}), my_v(f32, {1, T, heads, dim}), my_out(f32, {1, T, heads, dim}),
-        lse(f32, {1, heads, T});
-    spec.partition.shard(q.view(), comm.rank(), my_q.view());
-    spec.partition.shard(k.view(), comm.rank(), my_k.view());
-    spec.partition.shard(v.view(), comm.rank(), my_v.view());
-    Attention attention(comm, spec);
-    for (int repeat = 0; repeat < 3; ++repeat)
-      attention.forward(std::as_const(my_q).view(), std::as_const(my_k).view(), std::as_const(my_v).view(), my_out.view(), lse.view());
-    spec.partition.unshard(std::as_const(my_out).view(), comm.rank(), view(static_cast<void*>(out.data()), f32, {1, tokens, heads, dim}));
-  };
-  if (processes != nullptr)
-    run_processes(num_ranks, body, *processes);
-  else
-    run_ranks(num_ranks, body);
-  return {out.data(), out.data() + tokens * heads * dim};
-}
-
 TEST(UcxProcesses, ResultsAreThoseOfThreadRanksBitByBit) {
   NEEDS_UCX();
-  Watchdog dog(240s);
-  const ProcessRanks options = over_ucx_within(60s);
-  for (const char* transports : {static_cast<const char*>(nullptr), "tcp,self"}) {
-    const Variable chosen("UCX_TLS", transports);
-    for (const int num_ranks : {1, 2, 3, 4, 5, 7, 8})
-      for (const Method method : {Method::ring, Method::kv_all_gather, Method::head_swap, Method::token_ring}) {
-        if (method == Method::head_swap && 8 % num_ranks != 0) continue;
-        EXPECT_EQ(attention_on(num_ranks, method, &options), attention_on(num_ranks, method, nullptr))
-            << num_ranks << " ranks, " << name(method) << ", " << (transports == nullptr ? "all" : transports);
-      }
-  }
+  Watchdog dog(60s);
+  const ProcessRanks options = over_ucx_within(30s);
+  for (const Method method : {Method::ring, Method::kv_all_gather, Method::token_ring})
+    EXPECT_EQ(attention_on(3, method, &options), attention_on(3, method, nullptr)) << name(method);
 }
 
-/// An operation that all ranks go through.
-class Ring {
- public:
-  explicit Ring(Communicator& comm) {
-    spec_.head_dim = 8;
-    spec_.method = Method::ring;
-    spec_.partition = Partition::contiguous(64, comm.size());
-    x_ = random_tensor(f32, {1, spec_.partition.tokens_on(comm.rank()), 1, 8}, 1);
-    out_ = x_;
-    lse_ = HostTensor(f32, {1, 1, x_.geometry.shape[1]});
-    attention_.emplace(comm, spec_);
-  }
-  void operator()() {
-    attention_->forward(std::as_const(x_).view(), std::as_const(x_).view(), std::as_const(x_).view(), out_.view(), lse_.view());
-  }
-
- private:
-  AttentionSpec spec_;
-  HostTensor x_, out_, lse_;
-  std::optional<Attention> attention_;
-};
-
-// Each survivor writes down what it was told, and when.
-struct Told {
-  int kind = -1, num_culprits = 0;
-  Rank culprit = -1;
-  double seconds = 0;
-  char text[300] = {};
-};
-std::vector<Told> told_when_a_rank(int num_ranks, Rank victim, const std::function<void()>& ends, const ProcessRanks& options) {
-  Shared<Told> told(static_cast<std::size_t>(num_ranks));
-  Shared<std::atomic<std::int64_t>> when(1);
-  EXPECT_THROW(run_processes(
-                   num_ranks,
-                   [&](Communicator& comm) {
-                     Ring run(comm);
-                     Told& mine = told[static_cast<std::size_t>(comm.rank())];
-                     try {
-                       for (int round = 0; round < 20; ++round) run();
-                       if (comm.rank() == victim) {
-                         when[0] = SteadyClock::now().time_since_epoch().count();
-                         ends();
-                       }
-                       for (int round = 0; round < 1'000'000; ++round) run();
-                     } catch (const Error& error) {
-                       mine = {static_cast<int>(error.kind()),
-                               static_cast<int>(error.culprits().size()),
-                               error.culprits().empty() ? -1 : error.culprits().front(),
-                               static_cast<double>(SteadyClock::now().time_since_epoch().count() - when[0].load()) * 1e-9,
-                               {}};
-                       std::strncpy(mine.text, error.what(), sizeof(mine.text) - 1);
-                       throw;
-                     }
-                   },
-                   options),
-               Error);
-  return {told.data(), told.data() + num_ranks};
-}
-
-TEST(UcxProcesses, AKilledRankIsNamedByAllOthersSoon) {
+TEST(UcxProcesses, AKilledRankIsNamed) {
   NEEDS_UCX();
-  Watchdog dog(120s);
-  for (const char* transports : {static_cast<const char*>(nullptr), "tcp,self"}) {
-    const Variable chosen("UCX_TLS", transports);
-    for (const int num_ranks : {2, 3, 5, 8})
-      for (const Rank victim : {0, num_ranks - 1}) {
-        const auto begin = SteadyClock::now();
-        const auto told = told_when_a_rank(
-            num_ranks, victim, [] { ::raise(SIGKILL); }, over_ucx_within(60s));
-        EXPECT_LT(SteadyClock::now() - begin, 15s) << "the survivors' destructors too";
-        for (Rank rank = 0; rank < num_ranks; ++rank) {
-          if (rank == victim) continue;
-          const Told& mine = told[static_cast<std::size_t>(rank)];
-          EXPECT_EQ(mine.kind, static_cast<int>(ErrorKind::dead)) << "rank " << rank << " of " << num_ranks << ": " << mine.text;
-          EXPECT_EQ(mine.culprit, victim) << mine.text;
-          EXPECT_EQ(mine.num_culprits, 1);
-          EXPECT_LT(mine.seconds, 5) << "far below the timeout";
-        }
-      }
+  Watchdog dog(60s);
+  const auto told = told_when_a_rank(
+      3, 1, [] { ::raise(SIGKILL); }, over_ucx_within(30s));
+  for (const std::size_t rank : {0u, 2u}) {
+    EXPECT_EQ(told[rank].kind, static_cast<int>(ErrorKind::dead)) << told[rank].text;
+    EXPECT_EQ(told[rank].culprit, 1) << told[rank].text;
+    EXPECT_LT(told[rank].seconds, 5);
   }
 }
 
@@ -251,43 +76,6 @@ TEST(UcxProcesses, ARankThatExitsWithoutLeavingIsDead) {
   for (const std::size_t rank : {0u, 2u}) {
     EXPECT_EQ(told[rank].kind, static_cast<int>(ErrorKind::dead)) << told[rank].text;
     EXPECT_EQ(told[rank].culprit, 1);
-  }
-}
-
-TEST(UcxProcesses, AStoppedRankIsStalled) {
-  NEEDS_UCX();
-  Watchdog dog(60s);
-  Shared<pid_t> stopped(1);
-  const auto told = told_when_a_rank(
-      3, 2,
-      [&] {
-        stopped[0] = ::getpid();
-        if (::fork() == 0) {  // ends it long after the others have given up
-          std::this_thread::sleep_for(4s);
-          ::kill(stopped[0], SIGKILL);
-          ::_exit(0);
-        }
-        ::raise(SIGSTOP);
-      },
-      over_ucx_within(500ms));
-  for (const std::size_t rank : {0u, 1u}) {
-    EXPECT_EQ(told[rank].kind, static_cast<int>(ErrorKind::stalled)) << told[rank].text;
-    EXPECT_EQ(told[rank].culprit, 2) << told[rank].text;
-    EXPECT_LT(told[rank].seconds, 2.5);  // the timeout + 2 s
-  }
-}
-
-// Its own threads are busy elsewhere; the control thread answers for it.
-TEST(UcxProcesses, ARankThatDoesNotCallIsNamedAfterTheTimeout) {
-  NEEDS_UCX();
-  Watchdog dog(60s);
-  const auto told = told_when_a_rank(
-      3, 1, [] { std::this_thread::sleep_for(4s); }, over_ucx_within(500ms));
-  for (const std::size_t rank : {0u, 2u}) {
-    EXPECT_EQ(told[rank].kind, static_cast<int>(ErrorKind::stalled)) << told[rank].text;
-    EXPECT_EQ(told[rank].culprit, 1) << told[rank].text;
-    EXPECT_NE(std::string(told[rank].text).find("has not called operation 21"), std::string::npos) << told[rank].text;
-    EXPECT_LT(told[rank].seconds, 2.5);
   }
 }
 

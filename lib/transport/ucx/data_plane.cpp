@@ -229,10 +229,10 @@ bool DataPlane::try_send(const Message& send) {
   Outgoing& to = outgoing_[index(send.peer, static_cast<int>(send.lane))];
   if (to.request != nullptr) return finish(send.peer, to, ucp_.request_check_status(to.request));
   if (counts_[static_cast<std::size_t>(send.peer)].is_gone) return false;
-  if (send.num_bytes <= eager_bytes) return to.sent - to.seen_taken < num_slots && begin(send, to, true);
+  if (send.num_bytes <= eager_bytes) return to.sent - to.seen_taken < num_slots && begin(send, to);
   const Header& credit = to.credits[to.sent % num_slots];
   if (credit.kind == Header::credit && credit.number == to.sent) {
-    if (credit.num_bytes == send.num_bytes && credit.flag == send.flag) return begin(send, to, false);
+    if (credit.num_bytes == send.num_bytes && credit.flag == send.flag) return begin(send, to);
     clash(send.peer, true, send.num_bytes, credit.num_bytes);
     return false;
   }
@@ -246,7 +246,7 @@ bool DataPlane::try_send(const Message& send) {
   return false;
 }
 
-bool DataPlane::begin(const Message& send, Outgoing& to, bool eager) {
+bool DataPlane::begin(const Message& send, Outgoing& to) {
   to.header = {.kind = Header::data,
                .from = rank_,
                .lane = static_cast<int>(send.lane),
@@ -254,7 +254,7 @@ bool DataPlane::begin(const Message& send, Outgoing& to, bool eager) {
                .num_bytes = send.num_bytes,
                .flag = send.flag};
   ucp_request_param_t param{};
-  if (eager) {
+  if (send.num_bytes <= (user_chose_threshold_ ? eager_bytes : pieces_bytes)) {
     param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
     param.flags = UCP_AM_SEND_FLAG_EAGER;
   }

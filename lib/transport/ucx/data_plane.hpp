@@ -22,6 +22,9 @@ namespace ucx {
 
 inline constexpr std::uint64_t num_slots = 8;
 inline constexpr std::size_t eager_bytes = std::size_t{16} * 1024;
+/// With a credit, up to here in pieces through UCX's buffers, above by its rendezvous. UCX's own threshold is worse (notes.md); where the
+/// user sets UCX_RNDV_THRESH it counts instead.
+inline constexpr std::size_t pieces_bytes = std::size_t{192} * 1024;
 
 /// Before every active message. Both ends have one layout: the address notes say so (transport.cpp).
 struct Header {
@@ -142,7 +145,7 @@ class DataPlane {
   void take_offer(const Header& header);
   void put_in_place(Rank peer, int lane, std::uint64_t number);
   void grant(Rank peer, int lane, Incoming& from);
-  bool begin(const Message& send, Outgoing& to, bool eager);
+  bool begin(const Message& send, Outgoing& to);
   bool finish(Rank peer, Outgoing& to, ucs_status_t status);
   void send_note(Rank peer, Header header) noexcept;
   void clash(Rank peer, bool is_sender, std::uint64_t sent_bytes, std::uint64_t expected_bytes);
