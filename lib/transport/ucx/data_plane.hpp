@@ -26,7 +26,7 @@ inline constexpr std::size_t eager_bytes = std::size_t{16} * 1024;
 /// user sets UCX_RNDV_THRESH it counts instead.
 inline constexpr std::size_t pieces_bytes = std::size_t{192} * 1024;
 
-/// Before every active message. Both ends have one layout: the address notes say so (transport.cpp).
+/// Before every active message. Both ends have one layout, which they compare when they meet (layout_word).
 struct Header {
   enum Kind : std::uint32_t {
     data,    // the message itself

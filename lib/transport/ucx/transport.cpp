@@ -35,6 +35,14 @@ constexpr auto farewell_patience = 800ms, closing_patience = 200ms;
 constexpr auto answer_patience = 500ms;  // for a peer's description, on a mismatch
 constexpr auto broken_patience = 200ms;  // a death has clearer words than UCX, and comes about as soon
 
+/// Of everything that both ends of a message must agree on.
+std::uint64_t layout_word() noexcept {
+  std::uint64_t word = 0xcbf29ce484222325u;
+  for (const std::size_t value : {sizeof(Header), eager_bytes, static_cast<std::size_t>(num_slots), static_cast<std::size_t>(num_lanes)})
+    word = (word ^ value) * 0x100000001b3u;
+  return word;
+}
+
 /// The arena: UCX reads and writes any memory.
 class Arena {
  public:
@@ -207,8 +215,14 @@ class UcxTransport final : public Transport {
     const auto at = static_cast<std::size_t>(peer);
     switch (kind) {
       case NoteKind::address: {
+        NoteReader reader(text);
+        if (reader.number(8) != layout_word()) {
+          abort(Error(ErrorKind::mismatched, fmt::format("ucx: ranks {} and {} run different builds of seqccl", s.rank, peer),
+                      {s.rank, peer}));
+          break;
+        }
         const std::lock_guard lock(s.mutex);
-        s.addresses[at] = text;
+        s.addresses[at] = reader.rest();
         break;
       }
       case NoteKind::connected: {
@@ -285,7 +299,9 @@ class UcxTransport final : public Transport {
     State& s = *state_;
     const auto deadline = SteadyClock::now() + timeout;
     const std::string own = s.data.address();
-    s.control.post_to_all(NoteKind::address, own);
+    std::string note;
+    bootstrap::append_number(note, layout_word(), 8);
+    s.control.post_to_all(NoteKind::address, note + own);
     {
       const std::lock_guard lock(s.mutex);
       s.addresses[static_cast<std::size_t>(s.rank)] = own;
