@@ -34,8 +34,19 @@ seqccl_find_missing() {
   done
 }
 
+# What makes more of it when it is there: UCX, for ranks on several hosts. Its tests are skipped without it.
+seqccl_add_optional() {
+  seqccl_is_there header:ucp/api/ucp.h && return
+  [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null || return 0
+  DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends libucx-dev >"$seqccl_log" 2>&1 || echo "without UCX: libucx-dev cannot be installed"
+}
+
 # Installs what is missing with apt-get when root; otherwise prints what to install and exits with 2.
 seqccl_setup() {
+  seqccl_install_needs
+  seqccl_add_optional
+}
+seqccl_install_needs() {
   seqccl_find_missing
   [ ${#seqccl_missing[@]} -eq 0 ] && return
   if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then

@@ -17,6 +17,7 @@
 #include "command/names.hpp"
 #include "command/number_option.hpp"
 #include "command/subcommand.hpp"
+#include "seqccl/communicator.hpp"
 #include "seqccl/decode.hpp"
 #include "seqccl/kernels.hpp"
 #include "seqccl/linear_attention.hpp"
@@ -78,6 +79,8 @@ class Info final : public Subcommand {
                               : fmt::format("toolkit {} was found; kernels for CUDA are not in this version", cuda)},
     };
     for (const char* name : transport_names().later) info["transports"][name] = "no: not in this version";
+    const TransportState ucx = transport_state(ProcessTransport::ucx);
+    info["transports"]["ucx"] = fmt::format("{}: {}", ucx.is_there ? "yes" : "no", ucx.text);
     for (const std::string& method : method_names()) info["methods"][method] = method_text(method);
     for (const std::string& scan : scan_list()) info["scans"][scan] = "forward, backward";
     info["kinds"] = kind_list();

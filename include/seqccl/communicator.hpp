@@ -19,13 +19,32 @@
 
 SEQCCL_BEGIN
 
-/// Ranks as processes of one host; how they meet and wait.
+/// What ranks that are processes talk over.
+enum class ProcessTransport {
+  automatic,  ///< shm if all are on one host, else ucx
+  shm,        ///< memory that the ranks share: one host
+  ucx,        ///< UCX, loaded at run time (SEQCCL_UCX_LIBRARY names another file than libucp.so.0), and TCP between all ranks for failures
+};
+[[nodiscard]] constexpr const char* name(ProcessTransport transport) noexcept {
+  constexpr const char* names[] = {"automatic", "shm", "ucx"};
+  return names[static_cast<int>(transport)];
+}
+/// Whether it is there, and which, or why not. Loads what it needs.
+struct TransportState {
+  bool is_there = false;
+  std::string text;
+};
+[[nodiscard]] TransportState transport_state(ProcessTransport transport);
+
+/// Ranks as processes; how they meet, talk and wait.
 struct ProcessRanks {
   std::chrono::nanoseconds timeout = std::chrono::minutes(10);            // Communicator::set_timeout
   std::chrono::nanoseconds bootstrap_timeout = std::chrono::seconds(60);  // until all have arrived
   std::string group = "world";       // of the ranks that meet: a second communicator of one job needs another name
   int num_threads = 0;               // kernel threads per rank; 0: OMP_NUM_THREADS, else cores / ranks
   std::optional<WaitPolicy> wait{};  // none: WaitPolicy::for_host
+  ProcessTransport transport = ProcessTransport::automatic;
+  std::string host{};  // ranks with the same name share a node; empty: of the system
 };
 
 /// Communicator
@@ -48,9 +67,10 @@ struct ProcessRanks {
 /// After an Error other than `argument` the communicator is failed: every later call throws the first cause.
 class Communicator {
  public:
-  /// Ranks are the processes that a launcher has started on this host (bootstrap.hpp: launch_from_env); they meet at rank 0's TCP store and
-  /// share memory. @throws Error(argument) without a launcher, or if ranks are on several hosts; Error(stalled) that names the ranks
-  /// that have not come within bootstrap_timeout
+  /// Ranks are the processes that a launcher has started (bootstrap.hpp: launch_from_env); they meet at rank 0's TCP store. If they are on
+  /// several hosts, topology() says which share one. SEQCCL_TRANSPORT (shm, ucx) decides where options.transport is automatic.
+  /// @throws Error(argument) without a launcher, or if the transport cannot be had; Error(stalled) that names the ranks that have not come
+  /// within bootstrap_timeout
   [[nodiscard]] static Communicator from_env(const ProcessRanks& options = {});
   /// The same over a store of your own; it is not needed afterwards.
   [[nodiscard]] static Communicator from_store(Store& store, Rank rank, int num_ranks, const ProcessRanks& options = {});
@@ -69,7 +89,8 @@ class Communicator {
   void set_timeout(std::chrono::nanoseconds timeout);
   [[nodiscard]] std::chrono::nanoseconds timeout() const noexcept;
 
-  /// Who shares a node; set by hand, the same on all ranks. @throws Error(argument) if it does not name every rank
+  /// Who shares a node; known for ranks on several hosts, else set by hand, the same on all ranks. @throws Error(argument) if it does not
+  /// name every rank
   void set_topology(Topology topology);
   [[nodiscard]] const Topology& topology() const noexcept;
 

@@ -25,7 +25,7 @@ namespace {
 struct Board {
   struct Place {
     std::atomic<std::uint32_t> num_chars{0};
-    char text[500] = {};
+    char text[2000] = {};
   };
   static constexpr int none = 0, being_written = 1, written = 2;
   std::atomic<int> state{none};

@@ -14,10 +14,11 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <optional>
 #include <sstream>
 #include <thread>
+
+#include "../place.hpp"
 
 SEQCCL_BEGIN
 namespace shm {
@@ -49,15 +50,6 @@ std::uint64_t random_word() {
   std::uint64_t word = 0;
   if (::getrandom(&word, sizeof(word), 0) != sizeof(word)) throw Error(ErrorKind::local, "shm: getrandom gave nothing");
   return word;
-}
-
-/// Names this host and its network: sockets without a file are seen where both agree.
-std::string place_name() {
-  std::string boot;
-  std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
-  std::array<char, 128> network{};
-  const ssize_t length = ::readlink("/proc/self/ns/net", network.data(), network.size() - 1);
-  return fmt::format("{}/{}", boot.empty() ? "unknown" : boot, length > 0 ? network.data() : "unknown");
 }
 
 struct Address {

@@ -14,6 +14,7 @@
 #include <mutex>
 #include <thread>
 
+#include "../armed_queue.hpp"
 #include "../mismatch.hpp"
 #include "../relax.hpp"
 #include "connect.hpp"
@@ -31,40 +32,6 @@ long futex(std::atomic<std::uint32_t>& word, int operation, std::uint32_t value,
   static_assert(sizeof(word) == sizeof(std::uint32_t));
   return ::syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), operation, value, timeout, nullptr, 0);
 }
-
-/// A receive that has been armed and has not come.
-struct Armed {
-  std::byte* data = nullptr;
-  std::size_t num_bytes = 0;
-  std::uint64_t flag = 0;
-  std::uint64_t offset = 0;  // of `data` for the credit, if it needs one
-};
-
-/// First in, first out; keeps its memory.
-class ArmedQueue {
- public:
-  [[nodiscard]] bool empty() const noexcept { return count_ == 0; }
-  [[nodiscard]] std::size_t size() const noexcept { return count_; }
-  [[nodiscard]] const Armed& operator[](std::size_t i) const noexcept { return ring_[(first_ + i) & (ring_.size() - 1)]; }
-  [[nodiscard]] const Armed& front() const noexcept { return ring_[first_]; }
-  void pop_front() noexcept {
-    first_ = (first_ + 1) & (ring_.size() - 1);
-    --count_;
-  }
-  void push_back(const Armed& armed) {
-    if (count_ == ring_.size()) {
-      std::vector<Armed> larger(std::max<std::size_t>(4, 2 * ring_.size()));  // a power of two
-      for (std::size_t i = 0; i < count_; ++i) larger[i] = (*this)[i];
-      ring_ = std::move(larger);
-      first_ = 0;
-    }
-    ring_[(first_ + count_++) & (ring_.size() - 1)] = armed;
-  }
-
- private:
-  std::vector<Armed> ring_;
-  std::size_t first_ = 0, count_ = 0;
-};
 
 /// This rank's side of the messages from one peer on one lane. Numbers count messages from 0.
 struct Incoming {

@@ -1,0 +1,94 @@
+// worker.cpp - opens and closes UCX.
+// SPDX-License-Identifier: Apache-2.0
+#include "worker.hpp"
+
+#if SEQCCL_HAS_UCX
+
+#include <fmt/format.h>
+
+#include <mutex>
+
+SEQCCL_BEGIN
+namespace ucx {
+namespace {
+
+// Contexts share tables inside UCX while they open and close.
+std::mutex& opening() {
+  static std::mutex mutex;
+  return mutex;
+}
+
+}  // namespace
+
+Worker::Worker(Rank rank) : rank_(rank), ucp_(library()) {
+  const std::lock_guard lock(opening());
+  const KeepSignalActions keep;
+  try {
+    ucp_config_t* config = nullptr;
+    require(ucp_.config_read(nullptr, nullptr, &config), "ucp_config_read");
+    ucp_params_t params{};
+    params.field_mask = UCP_PARAM_FIELD_FEATURES;
+    params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
+    const ucs_status_t status = ucp_.init_version(UCP_API_MAJOR, UCP_API_MINOR, &params, config, &context_);
+    ucp_.config_release(config);
+    require(status, "ucp_init");
+    ucp_worker_params_t worker{};
+    worker.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
+    worker.thread_mode = UCS_THREAD_MODE_SERIALIZED;
+    require(ucp_.worker_create(context_, &worker, &worker_), "ucp_worker_create");
+    require(ucp_.worker_get_efd(worker_, &event_), "ucp_worker_get_efd");
+  } catch (...) {
+    close();
+    throw;
+  }
+}
+
+Worker::~Worker() {
+  if (leaked_) return;
+  const std::lock_guard lock(opening());
+  close();
+}
+
+void Worker::close() noexcept {
+  if (worker_ != nullptr) ucp_.worker_destroy(worker_);
+  if (context_ != nullptr) ucp_.cleanup(context_);
+}
+
+std::string Worker::address() const {
+  ucp_address_t* address = nullptr;
+  std::size_t num_bytes = 0;
+  require(ucp_.worker_get_address(worker_, &address, &num_bytes), "ucp_worker_get_address");
+  const std::string bytes(reinterpret_cast<const char*>(address), num_bytes);
+  ucp_.worker_release_address(worker_, address);
+  return bytes;
+}
+
+void Worker::connect(const std::vector<std::string>& addresses) {
+  for (const std::string& address : addresses) {
+    ucp_ep_params_t params{};
+    params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS;
+    params.address = reinterpret_cast<const ucp_address_t*>(address.data());
+    ucp_ep_h endpoint = nullptr;
+    require(ucp_.ep_create(worker_, &params, &endpoint), "ucp_ep_create");
+    endpoints_.push_back(endpoint);
+  }
+}
+
+void Worker::on_message(ucp_am_recv_callback_t call, void* argument) {
+  ucp_am_handler_param_t params{};
+  params.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
+  params.id = 0;
+  params.cb = call;
+  params.arg = argument;
+  require(ucp_.worker_set_am_recv_handler(worker_, &params), "ucp_worker_set_am_recv_handler");
+}
+
+void Worker::require(ucs_status_t status, const char* what) const {
+  if (status != UCS_OK)
+    throw Error(ErrorKind::local, fmt::format("ucx: rank {}: {}: {}", rank_, what, ucp_.status_string(status)), {rank_});
+}
+
+}  // namespace ucx
+SEQCCL_END
+
+#endif
