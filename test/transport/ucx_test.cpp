@@ -16,6 +16,11 @@
 #include "support/watchdog.hpp"
 #include "transport/ucx_support.hpp"
 
+#if defined(__SANITIZE_ADDRESS__)
+// What libucs keeps for itself.
+extern "C" const char* __lsan_default_suppressions() { return "leak:libucs\n"; }
+#endif
+
 namespace seqccl::test {
 namespace {
 

@@ -35,7 +35,7 @@ DataPlane::DataPlane(Rank rank, int num_ranks)
 DataPlane::~DataPlane() {
   if (num_under_way_ == 0) return;
   worker_.leak();
-  for (auto& note : notes_) (void)note.release();
+  for (auto& note : notes_) keep_for_good(note.release());
 }
 
 void DataPlane::connect(const std::vector<std::string>& addresses) {

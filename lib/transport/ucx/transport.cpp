@@ -60,7 +60,7 @@ class Arena {
     const auto begin = reinterpret_cast<std::uintptr_t>(data_.get()), at = reinterpret_cast<std::uintptr_t>(data);
     return at >= begin && at - begin <= num_bytes_ && num_bytes <= num_bytes_ - (at - begin);
   }
-  void leak() noexcept { (void)data_.release(); }
+  void leak() { keep_for_good(data_.release()); }
 
  private:
   static constexpr std::align_val_t alignment{4096};
