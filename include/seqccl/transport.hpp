@@ -82,8 +82,10 @@ class Transport {
   [[nodiscard]] virtual Buffer allocate(std::size_t num_bytes) { return Buffer(num_bytes); }
   /// True if `num_bytes` at `data` lie in memory from allocate() that peers can reach.
   [[nodiscard]] virtual bool is_receivable(const std::byte* /*data*/, std::size_t /*num_bytes*/) const noexcept { return false; }
-  /// Grants one credit for `receive`, whose memory must lie in the arena or be receivable unless the transport is of threads, and must
-  /// stay untouched until arrived(). Returns the ticket to ask with.
+  /// Messages of at most this size are copied to their place by the receiver itself, so that may be any memory.
+  [[nodiscard]] virtual std::size_t eager_bytes() const noexcept { return 0; }
+  /// Grants one credit for `receive`, whose memory must lie in the arena or be receivable unless the message is small or the transport is
+  /// of threads, and must stay untouched until arrived(). Returns the ticket to ask with.
   [[nodiscard]] virtual std::uint64_t arm(const Message& receive) = 0;
   /// True once the bytes are handed over and `send.data` may change; false while there is no credit.
   [[nodiscard]] virtual bool try_send(const Message& send) = 0;

@@ -91,11 +91,14 @@ void run_inline(HostRun& run, Lanes& lanes) {
   }
 }
 
+// No step lasts: neither a kernel nor what the user computes.
+bool is_short(const Schedule& schedule) { return schedule.kernel_flops < 2e6; }
+
 // A thread beside the caller's costs some 50 microseconds a run.
 bool runs_inline(const Schedule& schedule, int num_threads) {
   if (schedule.is_sequential || schedule.exchanges.empty()) return true;
   const bool copies_are_long = num_threads > 1 && schedule.workspace_bytes > (std::size_t{4} << 20);  // and a core is idle
-  return schedule.kernel_flops < 2e6 && !copies_are_long;
+  return is_short(schedule) && !copies_are_long;
 }
 
 void run_overlapped(HostRun& run, Lanes& lanes) {
@@ -194,6 +197,7 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
   HostRun run{schedule, memory, transport, options, scratch, status, recorder, operation, message_flag(schedule.fingerprint, operation),
               begin};
   run.is_inline = runs_inline(schedule, options.num_threads);
+  run.is_timed = !run.is_inline || !is_short(schedule) || options.trace != nullptr;
   run.looked = begin;
   Lanes lanes{CommLane(run, Lane::comm), CommLane(run, Lane::comm2), CommLane(run, Lane::comm3)};
 

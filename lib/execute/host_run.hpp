@@ -35,6 +35,7 @@ struct HostRun {
   std::uint64_t flag = 0;       // carried by every message of this run
   SteadyClock::time_point begin;
   bool is_inline = false;                                    // on one thread
+  bool is_timed = true;                                      // steps are long enough to be worth a look at the clock
   SteadyClock::time_point looked{};                          // when the thread that waits for peers last said that it lives
   std::array<std::atomic<std::uint32_t>, num_lanes> done{};  // steps of each lane
 

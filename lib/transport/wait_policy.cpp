@@ -27,7 +27,8 @@ WaitPolicy WaitPolicy::for_host(int ranks_on_host) {
 }
 
 std::string WaitPolicy::describe() const {
-  return fmt::format("{} spins ({} in plans on one thread), {} yields, then block", spins, spins + inline_spins, yields);
+  const std::string on_one_thread = inline_spins == 0 ? "" : fmt::format(" ({} in plans on one thread)", spins + inline_spins);
+  return fmt::format("{} spins{}, {} yields, then block", spins, on_one_thread, yields);
 }
 
 SEQCCL_END

@@ -33,6 +33,7 @@ class FaultTransport final : public Transport {
   bool is_receivable(const std::byte* data, std::size_t num_bytes) const noexcept override {
     return inner_->is_receivable(data, num_bytes);
   }
+  std::size_t eager_bytes() const noexcept override { return inner_->eager_bytes(); }
   int inline_spins() const noexcept override { return inner_->inline_spins(); }
 
   std::uint64_t arm(const Message& receive) override {

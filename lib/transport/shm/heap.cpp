@@ -24,11 +24,7 @@ Buffer Heap::allocate(std::size_t num_bytes) {
   const std::size_t reserved = round_up(num_bytes, num_bytes < page_bytes ? 4096 : page_bytes);
   const std::size_t offset = round_up(end_, num_bytes < page_bytes ? 4096 : page_bytes);
   if (reserved < num_bytes || offset + reserved < offset) throw std::bad_alloc();
-  int failed = 0;
-  do {
-    failed = ::fallocate(file_.number(), 0, static_cast<off_t>(offset), static_cast<off_t>(reserved));
-  } while (failed != 0 && errno == EINTR);
-  if (failed != 0) throw std::bad_alloc();
+  reserve(file_, offset, reserved);
   Range range{Mapping(file_, offset, reserved), offset};
   std::byte* const data = range.memory.data();
   Buffer buffer(data, num_bytes, [heap = shared_from_this()](std::byte* memory) { heap->free(memory); });

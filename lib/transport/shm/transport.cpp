@@ -83,6 +83,8 @@ class ShmTransport final : public Transport {
     return heap_->offset_of(data, num_bytes) >= 0;
   }
 
+  std::size_t eager_bytes() const noexcept override { return shm::eager_bytes; }
+
   std::uint64_t arm(const Message& receive) override {
     std::int64_t offset = 0;
     if (receive.num_bytes > shm::eager_bytes && (offset = offset_of(receive.data, receive.num_bytes)) < 0)

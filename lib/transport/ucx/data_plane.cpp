@@ -41,6 +41,10 @@ DataPlane::~DataPlane() {
 void DataPlane::connect(const std::vector<std::string>& addresses) {
   const std::lock_guard lock(mutex_);
   worker_.connect(addresses);
+  for (Rank peer = 0; peer < num_ranks_; ++peer) {
+    const bool only_tcp = worker_.transports(peer) == std::set<std::string>{"tcp"};
+    pieces_bytes_.push_back(user_chose_threshold_ ? eager_bytes : only_tcp ? SIZE_MAX : pieces_bytes);
+  }
 }
 
 bool DataPlane::progress() noexcept {
@@ -254,7 +258,7 @@ bool DataPlane::begin(const Message& send, Outgoing& to) {
                .num_bytes = send.num_bytes,
                .flag = send.flag};
   ucp_request_param_t param{};
-  if (send.num_bytes <= (user_chose_threshold_ ? eager_bytes : pieces_bytes)) {
+  if (send.num_bytes <= pieces_bytes_[static_cast<std::size_t>(send.peer)]) {
     param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
     param.flags = UCP_AM_SEND_FLAG_EAGER;
   }

@@ -140,8 +140,10 @@ class UcxTransport final : public Transport {
   const char* name() const noexcept override { return "ucx"; }
   std::byte* arena(std::size_t num_bytes) override { return state_->arena.at_least(num_bytes); }
 
+  std::size_t eager_bytes() const noexcept override { return ucx::eager_bytes; }
+
   std::uint64_t arm(const Message& receive) override {
-    if (receive.num_bytes > eager_bytes && !state_->arena.contains(receive.data, receive.num_bytes))
+    if (receive.num_bytes > ucx::eager_bytes && !state_->arena.contains(receive.data, receive.num_bytes))
       throw Error(ErrorKind::internal,
                   fmt::format("ucx: rank {}: a receive of {} bytes is armed outside the arena", state_->rank, receive.num_bytes));
     return state_->data.arm(receive);
