@@ -106,7 +106,8 @@ TEST(ReceivablePlan, NothingIsCopiedTwice) {
     EXPECT_EQ(num_landing(collectives::dimension_switch(dimensions, 1, num_ranks, options)), num_ranks - 1);
     // Tokens of a rank that are two runs of the sequence come in one message, and cannot. The last rank's runs meet in the middle.
     const Partition zigzag = Partition::zigzag(16 * num_ranks, num_ranks);
-    EXPECT_EQ(num_landing(collectives::sequence_gather({.heads = 2, .head_dim = 8, .partition = zigzag}, 1, options)), num_ranks == 2 ? 0 : 1);
+    EXPECT_EQ(num_landing(collectives::sequence_gather({.heads = 2, .head_dim = 8, .partition = zigzag}, 1, options)),
+              num_ranks == 2 ? 0 : 1);
   }
 }
 

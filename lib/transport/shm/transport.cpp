@@ -131,7 +131,7 @@ class ShmTransport final : public Transport {
     thread_local Sleep sleep;
     if (attempt == 0) sleep.announced_at = nullptr;
     Control& mine = own().control();
-    if (attempt < policy_.spins) return relax_core();
+    if (attempt < policy_.spins) return spin(attempt);
     if (attempt - policy_.spins < policy_.yields) {
       std::this_thread::yield();
       if (attempt % 64 == 0) look_for_the_dead();

@@ -104,7 +104,7 @@ class ThreadTransport final : public Transport {
 
     Doorbell& bell = group_->seat(rank_).bell;
     if (attempt == 0 || attempt < policy_.spins) {
-      relax_core();
+      spin(attempt);
     } else if (attempt - policy_.spins < policy_.yields || seen_bell != &bell) {
       std::this_thread::yield();
     } else {

@@ -176,7 +176,7 @@ class UcxTransport final : public Transport {
       if (s.bell.has_sleepers()) s.bell.ring();  // what came may be for them
       return;
     }
-    if (attempt < s.policy.spins) return relax_core();
+    if (attempt < s.policy.spins) return spin(attempt);
     if (attempt - s.policy.spins < s.policy.yields) return std::this_thread::yield();
     if (sleep.announced_at != this) {
       // Noted first, then polled once more, then asleep: who rings meanwhile is seen.
