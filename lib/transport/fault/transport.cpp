@@ -131,16 +131,20 @@ class FaultTransport final : public Transport {
       }
       case Kind::mismatch: {
         const std::lock_guard lock(mutex_);
-        RankStatus& mine = inner_->status(rank());
-        other_plan_in_ = mine.operation.load(std::memory_order_relaxed);
-        mine.plan.store(mine.plan.load(std::memory_order_relaxed) ^ damage);
-        inner_->describe_operation(fmt::format("another plan, asked for with SEQCCL_FAULT\n{}", text_));
+        turns_to_another_plan_ = true;
         return;
       }
     }
   }
 
   Message of_this_plan(Message message) {
+    if (turns_to_another_plan_) {  // with the next message: all of this operation may have gone already
+      turns_to_another_plan_ = false;
+      RankStatus& mine = inner_->status(rank());
+      other_plan_in_ = mine.operation.load(std::memory_order_relaxed);
+      mine.plan.store(mine.plan.load(std::memory_order_relaxed) ^ damage);
+      inner_->describe_operation(fmt::format("another plan, asked for with SEQCCL_FAULT\n{}", text_));
+    }
     if (other_plan_in_ != 0 && other_plan_in_ == inner_->status(rank()).operation.load(std::memory_order_relaxed)) message.flag ^= damage;
     return message;
   }
@@ -149,6 +153,7 @@ class FaultTransport final : public Transport {
   std::mutex mutex_;  // steps begin on two threads of the rank
   std::vector<Spec> specs_;
   std::optional<OfMessage> damaged_, late_;
+  bool turns_to_another_plan_ = false;
   std::uint64_t other_plan_in_ = 0;
   std::string text_;
 };

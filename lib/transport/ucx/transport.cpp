@@ -286,11 +286,13 @@ class UcxTransport final : public Transport {
     }
     s.data.forget(peer);
     if (!s.statuses[at].left.load()) {
-      const RankStatus& status = s.statuses[at];
+      // It can no longer say where it was: what it last said is told, if it was asked at all, and where this rank is.
+      const MismatchSide theirs = side(peer, 0);
       const auto text = fmt::format(
-          "rank {} of {}: the process of rank {} has ended without leaving its communicator, or its host cannot be reached any more; last "
-          "heard of in its operation {}",
-          s.rank, s.num_ranks, peer, status.operation.load());
+          "rank {0} of {1}: the process of rank {2} has ended without leaving its communicator, or its host cannot be reached any more; "
+          "rank {0} was in {3}{4}",
+          s.rank, s.num_ranks, peer, where(side(s.rank, 0)),
+          theirs.operation == 0 ? "" : fmt::format(", rank {} was last heard of in {}", peer, where(theirs)));
       abort(Error(ErrorKind::dead, text, {peer}));
     }
     s.changed.notify_all();
