@@ -1,7 +1,6 @@
 // host.cpp - runs a schedule on this rank: the caller computes, one thread drives all communication lanes.
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
-#include <time.h>
 
 #include <algorithm>
 #include <thread>
@@ -93,20 +92,13 @@ void run_inline(HostRun& run, Lanes& lanes) {
 }
 
 // No step lasts: neither a kernel nor what the user computes.
-bool is_short(const Schedule& schedule) { return schedule.kernel_flops < 2e6; }
-
-// Some milliseconds late, at an eighth of the cost: good enough for a deadline and a record.
-SteadyClock::time_point coarse_now() noexcept {
-  timespec time{};
-  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
-  return SteadyClock::time_point(std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec));
-}
+bool is_short(const Schedule& schedule, const RunOptions& options) { return schedule.kernel_flops < 2e6 && !options.attend; }
 
 // A thread beside the caller's costs some 50 microseconds a run.
-bool runs_inline(const Schedule& schedule, int num_threads) {
+bool runs_inline(const Schedule& schedule, const RunOptions& options) {
   if (schedule.is_sequential || schedule.exchanges.empty()) return true;
-  const bool copies_are_long = num_threads > 1 && schedule.workspace_bytes > (std::size_t{4} << 20);  // and a core is idle
-  return is_short(schedule) && !copies_are_long;
+  const bool copies_are_long = options.num_threads > 1 && schedule.workspace_bytes > (std::size_t{4} << 20);  // and a core is idle
+  return is_short(schedule, options) && !copies_are_long;
 }
 
 void run_overlapped(HostRun& run, Lanes& lanes) {
@@ -194,8 +186,8 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
   scratch.pass = 0;
 
   RankStatus& status = transport.status(transport.rank());
-  const bool is_inline = runs_inline(schedule, options.num_threads);
-  const bool is_timed = !is_inline || !is_short(schedule) || options.trace != nullptr;
+  const bool is_inline = runs_inline(schedule, options);
+  const bool is_timed = !is_inline || !is_short(schedule, options) || options.trace != nullptr;
   const auto now = [&] { return is_timed ? SteadyClock::now() : coarse_now(); };
   const auto begin = now();
   status.progress_ns.store(begin.time_since_epoch().count(), std::memory_order_release);
@@ -218,7 +210,8 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
         run_inline(run, lanes);
       else
         run_overlapped(run, lanes);
-    } catch (const Error&) {
+    } catch (const Error& error) {
+      transport.abort(error);  // also one that the transport met by itself; the first of all wins
       throw;
     } catch (const std::exception& error) {  // out of memory, say: the peers must not wait for this rank
       run.fail({ErrorKind::local, fmt::format("{}: {}", run.who(), error.what()), {schedule.rank}});

@@ -30,15 +30,16 @@ void change_core() noexcept {
 
 void offer_core() noexcept {
   constexpr std::chrono::nanoseconds somebody_ran = 1500ns, between_moves = 5ms;  // a yield with nobody there takes 0.3 to 0.6 us
-  // Not the same for two ranks, or both would leave for the same core.
-  thread_local const int patience = 16 + 8 * static_cast<int>(::gettid() % 7);
+  constexpr int patience = 16;
   thread_local int num_taken = 0;
   thread_local Clock::time_point last_move{};
   const auto before = Clock::now();
   std::this_thread::yield();
   const auto after = Clock::now();
   num_taken = after - before > somebody_ran ? num_taken + 1 : 0;
-  if (num_taken < patience || after - last_move < between_moves) return;
+  if (num_taken < patience) return;
+  // Not the same for two ranks, or both would leave for the same core. Asked each time: a forked rank has the variables of its parent.
+  if (num_taken < patience + 8 * static_cast<int>(::gettid() % 7) || after - last_move < between_moves) return;
   num_taken = 0;
   last_move = after;
   change_core();

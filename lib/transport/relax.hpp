@@ -15,7 +15,7 @@ inline void relax_core() noexcept {
 }
 
 /// Lets others run on this core. If they do so time after time while this thread spins, it asks the scheduler, at most every 5 ms, for
-/// another of the cores that it may use; which cores those are is the same afterwards.
+/// another of the cores that it may use. Which those are is the same afterwards, unless somebody changes them in the same microseconds.
 void offer_core() noexcept;
 
 /// Between the polls of a long spin (Transport::inline_spins, attempts below 0). Now and then the core is offered to others: where the

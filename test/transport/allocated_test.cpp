@@ -1,6 +1,8 @@
 // allocated_test.cpp - memory from Communicator::allocate: the same bits land in place, buffers come, go, and outlive their communicator.
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <fstream>
@@ -153,6 +155,26 @@ TEST(Allocated, FreedMemoryGoesBackToTheSystem) {
       std::memset(buffer.data(), i, buffer.num_bytes());
     }
     require(shared_kib() < before + 8 * 1024, "freed buffers are still there");
+  });
+}
+
+TEST(Allocated, AForkedChildLeavesItsParentsMemoryAlone) {
+  const Watchdog dog(60s);
+  run_processes(1, [](Communicator& comm) {
+    Buffer mine = comm.allocate(1 << 20);
+    std::memset(mine.data(), 5, mine.num_bytes());
+    const pid_t child = ::fork();
+    if (child == 0) {
+      Buffer of_child = comm.allocate(1 << 20);
+      std::memset(of_child.data(), 9, of_child.num_bytes());
+      mine = {};  // the child's copy
+      ::_exit(of_child.data()[7] == std::byte{9} ? 0 : 1);
+    }
+    int status = -1;
+    require(::waitpid(child, &status, 0) == child && status == 0, "the child has no memory of its own");
+    Buffer next = comm.allocate(1 << 20);
+    require(mine.data()[0] == std::byte{5} && mine.data()[mine.num_bytes() - 1] == std::byte{5}, "the child has taken its parent's memory");
+    require(next.data()[7] == std::byte{0}, "the next buffer is the child's");
   });
 }
 

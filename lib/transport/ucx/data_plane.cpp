@@ -301,7 +301,7 @@ void DataPlane::send_note(Rank peer, Header header) noexcept {
   Note* note = spare_notes_.back();
   spare_notes_.pop_back();
   header.from = rank_;
-  *note = {header, this};
+  *note = {header, this, peer};
   ucp_request_param_t param{};
   param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
   param.flags = UCP_AM_SEND_FLAG_EAGER;
@@ -319,7 +319,7 @@ void DataPlane::note_sent(void* request, ucs_status_t status, void* what) {
   if (request != nullptr) plane.ucp_.request_free(request);
   --plane.num_under_way_;
   plane.spare_notes_.push_back(note);
-  if (status != UCS_OK) plane.broken(plane.rank_, status);
+  if (status != UCS_OK && !plane.counts_[static_cast<std::size_t>(note->peer)].is_gone) plane.broken(note->peer, status);
 }
 
 // --- Failing. ---

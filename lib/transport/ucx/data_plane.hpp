@@ -133,6 +133,7 @@ class DataPlane {
   struct Note {
     Header header;
     DataPlane* plane = nullptr;
+    Rank peer = -1;
   };
 
   [[nodiscard]] std::size_t index(Rank peer, int lane) const noexcept { return static_cast<std::size_t>(peer) * num_lanes + lane; }

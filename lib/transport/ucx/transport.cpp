@@ -170,10 +170,11 @@ class UcxTransport final : public Transport {
       bool has_slept = false;
     };
     thread_local Sleep sleep;
-    if (attempt == 0) sleep = {};
+    if (attempt == 0) sleep.announced_at = nullptr;  // `since` goes on: the executor looks about within one wait
     State& s = *state_;
     if (s.data.progress()) {
-      if (s.bell.has_sleepers()) s.bell.ring();  // what came may be for them
+      sleep.has_slept = false;
+      s.bell.ring();  // what came may be for another thread, asleep or about to be
       return;
     }
     if (attempt < s.policy.spins) return spin(attempt);
@@ -257,6 +258,8 @@ class UcxTransport final : public Transport {
         break;
       }
       case NoteKind::ask: {
+        // Who asks waits, perhaps for the end of a message that UCX still holds because this rank is busy outside the library.
+        for (int i = 0; i < 1000 && s.is_ready && !s.has_failed && s.data.progress(); ++i) continue;
         std::string own;
         {
           const std::lock_guard lock(s.mutex);
