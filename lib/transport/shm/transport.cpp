@@ -17,8 +17,10 @@
 #include "../armed_queue.hpp"
 #include "../mismatch.hpp"
 #include "../relax.hpp"
+#include "../vote.hpp"
 #include "connect.hpp"
 #include "heap.hpp"
+#include "shrink.hpp"
 
 SEQCCL_BEGIN
 namespace {
@@ -173,6 +175,15 @@ class ShmTransport final : public Transport {
     ring_all();
   }
 
+  ShrunkTransport shrink(std::chrono::nanoseconds timeout) override {
+    if (::getpid() != process_)
+      throw Error(ErrorKind::argument, fmt::format("Communicator::shrink: this process is a copy of rank {}'s, and no rank", rank_));
+    abort(shrinks(rank_, num_ranks_));
+    shm::Survivors survivors = shm::shrink(rank_, segments_, liveness_, timeout);
+    const auto& former = survivors.former_ranks;
+    const auto rank = static_cast<Rank>(std::lower_bound(former.begin(), former.end(), rank_) - former.begin());
+    return {std::make_unique<ShmTransport>(rank, std::move(survivors.meeting), policy_), std::move(survivors.former_ranks)};
+  }
   RankStatus& status(Rank rank) noexcept override { return control(rank).status; }
 
   void describe_operation(std::string_view text) override {
