@@ -35,7 +35,7 @@ concept Ballot = requires(T& ballot, Rank rank, const std::vector<Rank>& members
 ///     come ──▶ wait until each rank has come or is gone, `timeout` at most ──▶ propose those who have come and are not gone ──▶ decision
 ///
 /// Returns the old ranks of the members, ascending, this rank among them: the same list for every rank that gets one.
-/// lib/transport/shrink.md says why. @throws Error(stalled), culprit this rank, if the others have decided without it; Error(argument) if
+/// lib/transport/notes.md says why. @throws Error(stalled), culprit this rank, if the others have decided without it; Error(argument) if
 /// it has voted before
 template <Ballot Votes>
 std::vector<Rank> vote(Rank rank, int num_ranks, std::chrono::nanoseconds timeout, Votes& votes) {

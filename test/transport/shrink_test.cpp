@@ -1,5 +1,7 @@
 // shrink_test.cpp - after a failure the survivors agree who they are, and go on with the numbers of a smaller group.
 // SPDX-License-Identifier: Apache-2.0
+#include <sys/resource.h>
+
 #include <barrier>
 
 #include "shrink_support.hpp"
@@ -227,6 +229,28 @@ TEST(ShrinkShm, WhoWakesInTimeBelongsToIt) {
   expect_survived(*outcome, 3, {});
 }
 
+// The fewer descriptors a rank has left, the earlier it fails: before it has come, or after the others count on it.
+TEST(ShrinkShm, ARankWithoutDescriptorsIsLeftBehind) {
+  bool has_failed_early = false, has_failed_late = false, has_not_failed = false;
+  for (std::size_t spare = 0; spare < 14; ++spare) {
+    SharedOutcome outcome;
+    Story story{.num_ranks = 4, .num_left = 2};
+    story.in_round = [](Rank me, int size, int round) {
+      if (me == 3 && round == 3) end(End::kill);
+      if (me == 1 && size == 3 && round == 3) throw std::runtime_error("went on");
+    };
+    story.before_shrink = [&](Rank me, int) {
+      const rlimit limit{Belongings::now().num_descriptors - 1 + spare, 1024};  // the listing itself had one
+      if (me == 1) (void)::setrlimit(RLIMIT_NOFILE, &limit);
+    };
+    run_story(story, *outcome, true);
+    expect_survived(*outcome, 4, {1, 3});
+    const bool went_on = std::string(outcome->told[1].text.data()) == "went on";
+    (went_on ? has_not_failed : outcome->told[0].num_shrinks == 1 ? has_failed_early : has_failed_late) = true;
+  }
+  EXPECT_TRUE(has_failed_early && has_failed_late && has_not_failed) << has_failed_early << has_failed_late << has_not_failed;
+}
+
 // A fault that has not struck belongs to its rank, also when that has another number.
 TEST(ShrinkShm, FaultsThatWereAskedForGoAlong) {
   ASSERT_EQ(::setenv("SEQCCL_FAULT", "rank=0,op=ring,step=1,kind=kill;rank=2,op=kv_all_gather,kind=mismatch", 1), 0);
@@ -271,7 +295,7 @@ TEST(ShrinkShm, NothingIsLeftBehindInARankThatGoesOn) {
   for (std::size_t rank = 0; rank < 3; ++rank) EXPECT_TRUE(outcome->told[rank].is_finished) << rank;
 }
 
-TEST(ShrinkUcx, IsRefused) {
+TEST(UcxShrink, IsRefused) {
   if (!transport_state(ProcessTransport::ucx).is_there) GTEST_SKIP() << transport_state(ProcessTransport::ucx).text;
   const Alarm alarm(60);
   run_processes(2,

@@ -16,7 +16,7 @@ struct Survivors {
   std::vector<Rank> former_ranks;  // by new rank
 };
 
-/// Called by every survivor; lib/transport/shrink.md. No rank is waited for once it has come: its new segment is then on its way to each
+/// Called by every survivor; lib/transport/notes.md. No rank is waited for once it has come: its new segment is then on its way to each
 /// other rank.
 /// @throws what Transport::shrink throws
 [[nodiscard]] Survivors shrink(Rank rank, const std::vector<Segment>& segments, const Liveness& liveness, std::chrono::nanoseconds timeout);

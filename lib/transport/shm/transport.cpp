@@ -56,7 +56,7 @@ class ShmTransport final : public Transport {
       : rank_(rank),
         num_ranks_(static_cast<int>(meeting.segments.size())),
         segments_(std::move(meeting.segments)),
-        heap_(std::make_shared<shm::Heap>(segments_[static_cast<std::size_t>(rank)])),
+        heap_(heap_of(segments_[static_cast<std::size_t>(rank)])),
         liveness_(std::move(meeting.liveness)),
         policy_(policy),
         incoming_(static_cast<std::size_t>(num_ranks_) * num_lanes),
@@ -201,6 +201,15 @@ class ShmTransport final : public Transport {
   std::vector<std::uint64_t> received_messages() const override { return values(received_messages_); }
 
  private:
+  /// The peers have met this rank already: if it ends here, they see that it has left.
+  static std::shared_ptr<shm::Heap> heap_of(Segment& own) {
+    try {
+      return std::make_shared<shm::Heap>(own);
+    } catch (...) {
+      own.control().status.left.store(true, std::memory_order_seq_cst);
+      throw;
+    }
+  }
   [[nodiscard]] Segment& segment(Rank rank) noexcept { return segments_[static_cast<std::size_t>(rank)]; }
   [[nodiscard]] Segment& own() noexcept { return segment(rank_); }
   [[nodiscard]] std::int64_t offset_of(const std::byte* data, std::size_t num_bytes) noexcept {
