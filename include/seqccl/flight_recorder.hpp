@@ -113,6 +113,8 @@ class FlightRecorder {
   /// Where a failure is written; "": nowhere. The folder is made if it is not there. @throws Error(argument) if it cannot be written
   void set_directory(const std::string& directory);
   void set_job(std::string job, std::string group);
+  /// Of a communicator that `before`'s was shrunk to: its job, and a group of its own, so that no file replaces another.
+  void set_job_after(const FlightRecorder& before);
 
   /// The group has failed: keeps `error` with what the others were doing and writes the file, the first time. Returns why it could not
   /// be written, else "".

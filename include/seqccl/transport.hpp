@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -51,6 +52,14 @@ struct RankStatus {
   std::atomic<std::uint64_t> plan{0};          // Schedule::fingerprint of the last operation begun
   std::atomic<std::int64_t> looked_ns{0};      // SteadyClock time at which it last looked about in a long wait: it is not stopped
   alignas(64) std::atomic<bool> left{false};   // destroyed its communicator; polled by those who wait, so it has a line of its own
+};
+
+class Transport;
+
+/// What Transport::shrink gives.
+struct ShrunkTransport {
+  std::unique_ptr<Transport> transport;
+  std::vector<Rank> former_ranks;  // by rank: which it was before, ascending
 };
 
 /// Transport: one rank's end
@@ -101,6 +110,10 @@ class Transport {
   virtual void wake() noexcept = 0;
   /// Ends the group for all ranks: every wait throws `error`. The first call wins. Any thread.
   virtual void abort(const Error& error) noexcept = 0;
+  /// Ends the group if it has not failed, and makes a new one of the ranks that call this within `timeout` and have not ended or left: the
+  /// same ranks for all who get one. This end stays as it is, failed. @throws Error(stalled) if the others have gone on without this rank;
+  /// Error(argument) if the transport cannot, or this rank has done it before; Error(local) if the system has no memory or no descriptor
+  [[nodiscard]] virtual ShrunkTransport shrink(std::chrono::nanoseconds timeout);
   /// What rank `rank` is doing.
   [[nodiscard]] virtual RankStatus& status(Rank rank) noexcept = 0;
   /// A text that describes this rank's current operation, for comparison on a mismatch.

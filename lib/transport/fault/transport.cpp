@@ -67,6 +67,14 @@ class FaultTransport final : public Transport {
   void abort(const Error& error) noexcept override { inner_->abort(error); }
   RankStatus& status(Rank rank) noexcept override { return inner_->status(rank); }
 
+  /// Faults that have not struck go along with this rank, whatever its number is then.
+  ShrunkTransport shrink(std::chrono::nanoseconds timeout) override {
+    ShrunkTransport shrunk = inner_->shrink(timeout);
+    const std::lock_guard lock(mutex_);
+    if (!specs_.empty()) shrunk.transport = std::make_unique<FaultTransport>(std::move(shrunk.transport), specs_);
+    return shrunk;
+  }
+
   void describe_operation(std::string_view text) override {
     const std::lock_guard lock(mutex_);
     text_ = text;

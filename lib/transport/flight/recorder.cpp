@@ -189,6 +189,16 @@ void FlightRecorder::set_job(std::string job, std::string group) {
   group_ = std::move(group);
 }
 
+void FlightRecorder::set_job_after(const FlightRecorder& before) {
+  std::string job, group;
+  {
+    const std::lock_guard lock(before.mutex_);
+    job = before.job_;
+    group = (before.group_.empty() ? "world" : before.group_) + "-shrunk";
+  }
+  set_job(std::move(job), std::move(group));
+}
+
 std::string FlightRecorder::failed(const Error& error, Transport& transport) noexcept {
   try {
     if (::getpid() != process_) return {};  // a copy in a forked child: the rank lives on in its own process

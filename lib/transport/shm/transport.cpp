@@ -17,8 +17,10 @@
 #include "../armed_queue.hpp"
 #include "../mismatch.hpp"
 #include "../relax.hpp"
+#include "../vote.hpp"
 #include "connect.hpp"
 #include "heap.hpp"
+#include "shrink.hpp"
 
 SEQCCL_BEGIN
 namespace {
@@ -54,7 +56,7 @@ class ShmTransport final : public Transport {
       : rank_(rank),
         num_ranks_(static_cast<int>(meeting.segments.size())),
         segments_(std::move(meeting.segments)),
-        heap_(std::make_shared<shm::Heap>(segments_[static_cast<std::size_t>(rank)])),
+        heap_(heap_of(segments_[static_cast<std::size_t>(rank)])),
         liveness_(std::move(meeting.liveness)),
         policy_(policy),
         incoming_(static_cast<std::size_t>(num_ranks_) * num_lanes),
@@ -173,6 +175,15 @@ class ShmTransport final : public Transport {
     ring_all();
   }
 
+  ShrunkTransport shrink(std::chrono::nanoseconds timeout) override {
+    if (::getpid() != process_)
+      throw Error(ErrorKind::argument, fmt::format("Communicator::shrink: this process is a copy of rank {}'s, and no rank", rank_));
+    abort(shrinks(rank_, num_ranks_));
+    shm::Survivors survivors = shm::shrink(rank_, segments_, liveness_, timeout);
+    const auto& former = survivors.former_ranks;
+    const auto rank = static_cast<Rank>(std::lower_bound(former.begin(), former.end(), rank_) - former.begin());
+    return {std::make_unique<ShmTransport>(rank, std::move(survivors.meeting), policy_), std::move(survivors.former_ranks)};
+  }
   RankStatus& status(Rank rank) noexcept override { return control(rank).status; }
 
   void describe_operation(std::string_view text) override {
@@ -190,6 +201,15 @@ class ShmTransport final : public Transport {
   std::vector<std::uint64_t> received_messages() const override { return values(received_messages_); }
 
  private:
+  /// The peers have met this rank already: if it ends here, they see that it has left.
+  static std::shared_ptr<shm::Heap> heap_of(Segment& own) {
+    try {
+      return std::make_shared<shm::Heap>(own);
+    } catch (...) {
+      own.control().status.left.store(true, std::memory_order_seq_cst);
+      throw;
+    }
+  }
   [[nodiscard]] Segment& segment(Rank rank) noexcept { return segments_[static_cast<std::size_t>(rank)]; }
   [[nodiscard]] Segment& own() noexcept { return segment(rank_); }
   [[nodiscard]] std::int64_t offset_of(const std::byte* data, std::size_t num_bytes) noexcept {
