@@ -15,6 +15,22 @@ void after(std::chrono::nanoseconds time, int signal) {
   }).detach();
 }
 
+TEST(ShrinkShmSlow, AnyRankMayEnd) {
+  for (const int num_ranks : {2, 3, 4, 5, 7, 8})
+    for (Rank victim = 0; victim < num_ranks; ++victim)
+      for (const bool by_signal : {true, false}) {
+        SharedOutcome outcome;
+        Story story{.num_ranks = num_ranks, .num_left = num_ranks - 1};
+        story.in_round = [&](Rank me, int, int round) {
+          if (me != victim || round != 3) return;
+          if (by_signal) ::raise(SIGKILL);
+          ::_exit(0);
+        };
+        run_story(story, *outcome, by_signal);
+        expect_survived(*outcome, num_ranks, {victim});
+      }
+}
+
 // Rank 1 is killed in a round. Another one is killed some hundred microseconds before or after it begins to shrink: in the middle of the
 // vote, or just after it, so that it belongs to the first group of survivors and fails in its first operation.
 TEST(ShrinkShmSlow, ADeathAtAnyMomentOfTheVote) {

@@ -6,6 +6,7 @@
 
 #include "shrink_support.hpp"
 #include "support/watchdog.hpp"
+#include "ucx_support.hpp"
 
 namespace seqccl::test {
 namespace {
@@ -28,7 +29,7 @@ void run_threads(const Story& story, Outcome& outcome) {
 TEST(ShrinkThreads, ARankThatThrowsIsLeftBehind) {
   const Watchdog dog(60s);
   for (const int num_ranks : {2, 3, 4, 5, 7, 8})
-    for (const Rank victim : std::set<Rank>{0, num_ranks / 2, num_ranks - 1}) {
+    for (const Rank victim : std::set<Rank>{num_ranks % 2, num_ranks - 1}) {
       SharedOutcome outcome;
       Story story{.num_ranks = num_ranks, .num_left = num_ranks - 1};
       story.in_round = [&](Rank me, int, int round) {
@@ -151,25 +152,27 @@ void end(End how) {
 }
 
 TEST(ShrinkShm, ARankThatEndsIsLeftBehind) {
-  for (const int num_ranks : {2, 3, 4, 5, 7, 8})
-    for (const auto& [victim, how] : {std::pair{0, End::kill}, std::pair{num_ranks - 1, End::exit}}) {
-      SharedOutcome outcome;
-      Story story{.num_ranks = num_ranks, .num_left = num_ranks - 1};
-      story.in_round = [who = victim, what = how](Rank me, int, int round) {
-        if (me == who && round == 3) end(what);
-      };
-      run_story(story, *outcome, how == End::kill);
-      expect_survived(*outcome, num_ranks, {victim});
-    }
+  for (const int num_ranks : {2, 3, 4, 5, 7, 8}) {
+    const End how = num_ranks % 3 == 2 ? End::kill : End::exit;
+    const Rank victim = how == End::kill ? 0 : num_ranks - 1;
+    SharedOutcome outcome;
+    Story story{.num_ranks = num_ranks, .num_left = num_ranks - 1};
+    story.in_round = [&](Rank me, int, int round) {
+      if (me == victim && round == 3) end(how);
+    };
+    run_story(story, *outcome, how == End::kill);
+    expect_survived(*outcome, num_ranks, {victim});
+  }
 }
 
+// At a time: the later of the two may see the other's end and shrink before its own.
 TEST(ShrinkShm, TwoAtATimeAndTwoInARow) {
-  for (const int num_ranks : {3, 5, 8})
+  for (const int num_ranks : {3, 5})
     for (const bool at_a_time : {true, false}) {
       SharedOutcome outcome;
       Story story{.num_ranks = num_ranks, .num_left = num_ranks - 2};
       story.in_round = [&](Rank me, int size, int round) {
-        if (round == 3 && ((me == 0 && size == num_ranks) || (me == 2 && (at_a_time || size == num_ranks - 1)))) end(End::kill);
+        if (round == 3 && (me == 0 || me == 2) && (at_a_time || size == (me == 0 ? num_ranks : num_ranks - 1))) end(End::kill);
       };
       run_story(story, *outcome, true);
       expect_survived(*outcome, num_ranks, {0, 2});
@@ -232,7 +235,7 @@ TEST(ShrinkShm, WhoWakesInTimeBelongsToIt) {
 // The fewer descriptors a rank has left, the earlier it fails: before it has come, or after the others count on it.
 TEST(ShrinkShm, ARankWithoutDescriptorsIsLeftBehind) {
   bool has_failed_early = false, has_failed_late = false, has_not_failed = false;
-  for (std::size_t spare = 0; spare < 14; ++spare) {
+  for (std::size_t spare = 0; spare < 14; spare += 2) {
     SharedOutcome outcome;
     Story story{.num_ranks = 4, .num_left = 2};
     story.in_round = [](Rank me, int size, int round) {
@@ -296,7 +299,7 @@ TEST(ShrinkShm, NothingIsLeftBehindInARankThatGoesOn) {
 }
 
 TEST(UcxShrink, IsRefused) {
-  if (!transport_state(ProcessTransport::ucx).is_there) GTEST_SKIP() << transport_state(ProcessTransport::ucx).text;
+  NEEDS_UCX_IN_PROCESSES();
   const Alarm alarm(60);
   run_processes(2,
                 [](Communicator& comm) {
