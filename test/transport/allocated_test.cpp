@@ -50,6 +50,8 @@ HostTensor numbered(DType dtype, std::initializer_list<std::int64_t> shape, Rank
 
 /// All three movements into private memory and into the place under test, three rounds on the same tensors.
 void move_everything(Communicator& comm, Place place, std::int64_t tokens_per_rank) {
+  Watchdog dog(60s);  // of each rank: a thread of the parent's could hold a lock of the allocator while ranks are forked
+  const auto leash = dog.watch(comm.transport());
   const int P = comm.size();
   const bool allocated = place == Place::allocated || comm.rank() % 2 == 1;
   const Partition partition = Partition::contiguous(tokens_per_rank * P + P / 2, P);
@@ -86,7 +88,6 @@ void move_everything(Communicator& comm, Place place, std::int64_t tokens_per_ra
 
 // Small messages go through the ring, large ones straight into the output; 300 tokens of 64 bytes are more than the ring takes.
 TEST(Allocated, OutputsAreThoseOfPrivateMemoryBitByBit) {
-  const Watchdog dog(120s);
   for (const int num_ranks : {1, 2, 3, 4, 5, 7, 8})
     for (const Place place : {Place::allocated, Place::mixed})
       for (const std::int64_t tokens : {3, 1500})
@@ -100,7 +101,6 @@ TEST(Allocated, ThreadRanksTakeItToo) {
 }
 
 TEST(Allocated, WhatReplacesAFreedBufferIsNotTakenForIt) {
-  const Watchdog dog(60s);
   run_processes(2, [](Communicator& comm) {
     const std::int64_t T = 1500, N = 2 * T;
     SequenceGather gather(comm, {.heads = 2, .head_dim = 8, .partition = Partition::contiguous(N, 2)});
@@ -118,7 +118,6 @@ TEST(Allocated, WhatReplacesAFreedBufferIsNotTakenForIt) {
 }
 
 TEST(Allocated, OutlivesItsCommunicator) {
-  const Watchdog dog(60s);
   run_processes(1, [](Communicator& comm) {
     Buffer kept;
     {
@@ -142,7 +141,6 @@ std::size_t shared_kib() {
 }
 
 TEST(Allocated, FreedMemoryGoesBackToTheSystem) {
-  const Watchdog dog(60s);
   run_processes(1, [](Communicator& comm) {
     const std::size_t before = shared_kib();
     {
@@ -159,7 +157,6 @@ TEST(Allocated, FreedMemoryGoesBackToTheSystem) {
 }
 
 TEST(Allocated, AForkedChildLeavesItsParentsMemoryAlone) {
-  const Watchdog dog(60s);
   run_processes(1, [](Communicator& comm) {
     Buffer mine = comm.allocate(1 << 20);
     std::memset(mine.data(), 5, mine.num_bytes());
