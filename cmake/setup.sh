@@ -34,11 +34,17 @@ seqccl_find_missing() {
   done
 }
 
+# As root; with fresh lists of packages if those there do not do.
+seqccl_apt_install() {
+  DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >"$seqccl_log" 2>&1 ||
+    { apt-get update >>"$seqccl_log" 2>&1 && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >>"$seqccl_log" 2>&1; }
+}
+
 # What makes more of it when it is there: UCX, for ranks on several hosts. Its tests are skipped without it.
 seqccl_add_optional() {
   seqccl_is_there header:ucp/api/ucp.h && return
   [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null || return 0
-  DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends libucx-dev >"$seqccl_log" 2>&1 || echo "without UCX: libucx-dev cannot be installed"
+  seqccl_apt_install libucx-dev || echo "without UCX: libucx-dev cannot be installed"
 }
 
 # Installs what is missing with apt-get when root; otherwise prints what to install and exits with 2.
@@ -51,9 +57,7 @@ seqccl_install_needs() {
   [ ${#seqccl_missing[@]} -eq 0 ] && return
   if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
     echo "installing: ${seqccl_missing[*]}"
-    if DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${seqccl_missing[@]}" >"$seqccl_log" 2>&1 ||
-      { apt-get update >>"$seqccl_log" 2>&1 &&
-        DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${seqccl_missing[@]}" >>"$seqccl_log" 2>&1; }; then
+    if seqccl_apt_install "${seqccl_missing[@]}"; then
       seqccl_find_missing
       [ ${#seqccl_missing[@]} -eq 0 ] && return
     else

@@ -78,9 +78,9 @@ class Info final : public Subcommand {
         {"cuda", cuda.empty() ? "no toolkit was found when this was configured; kernels for CUDA are not in this version"
                               : fmt::format("toolkit {} was found; kernels for CUDA are not in this version", cuda)},
     };
-    for (const char* name : transport_names().later) info["transports"][name] = "no: not in this version";
     const TransportState ucx = transport_state(ProcessTransport::ucx);
     info["transports"]["ucx"] = fmt::format("{}: {}", ucx.is_there ? "yes" : "no", ucx.text);
+    for (const char* name : transport_names().later) info["transports"][name] = "no: not in this version";
     for (const std::string& method : method_names()) info["methods"][method] = method_text(method);
     for (const std::string& scan : scan_list()) info["scans"][scan] = "forward, backward";
     info["kinds"] = kind_list();

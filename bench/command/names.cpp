@@ -57,7 +57,7 @@ constexpr Alias dtype_aliases[] = {{"float32", "f32"}, {"fp32", "f32"}, {"float1
                                    {"fp16", "f16"},    {"half", "f16"}, {"bfloat16", "bf16"}};
 constexpr Alias wait_aliases[] = {{"automatic", "auto"}};
 constexpr Alias transport_aliases[] = {{"processes", "shm"}, {"shared_memory", "shm"}};
-constexpr const char* later_transports[] = {"ucx", "nccl"};
+constexpr const char* later_transports[] = {"nccl"};
 
 std::string folded(std::string_view word) {
   std::string result(word);
@@ -189,7 +189,7 @@ const Vocabulary& pattern_names() {
   return words;
 }
 const Vocabulary& transport_names() {
-  static const Vocabulary words{"--transport", {"threads", "shm"}, transport_aliases, later_transports};
+  static const Vocabulary words{"--transport", {"threads", "shm", "ucx"}, transport_aliases, later_transports};
   return words;
 }
 

@@ -136,7 +136,10 @@ DType parse_dtype(std::string_view text) {
 LinearKind parse_kind(std::string_view text) { return linear_kind_from_name(resolve(kind_names(), text)); }
 
 RankTransport parse_transport(std::string_view text) {
-  return resolve(transport_names(), text) == "shm" ? RankTransport::shm : RankTransport::threads;
+  const std::string word = resolve(transport_names(), text);
+  for (const RankTransport transport : {RankTransport::shm, RankTransport::ucx})
+    if (word == name(transport)) return transport;
+  return RankTransport::threads;
 }
 
 void require_ranks(std::int64_t num_ranks) {

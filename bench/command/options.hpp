@@ -54,7 +54,8 @@ inline constexpr const char* mask_help =
 [[nodiscard]] LinearKind parse_kind(std::string_view text);
 [[nodiscard]] RankTransport parse_transport(std::string_view text);
 /// For --help.
-inline constexpr const char* transport_help = "What ranks are: threads of this process|shm: processes that share memory";
+inline constexpr const char* transport_help =
+    "What ranks are: threads of this process|shm: processes that share memory|ucx: processes that talk over UCX";
 /// 1 to max_ranks. @throws Error(argument)
 void require_ranks(std::int64_t num_ranks);
 

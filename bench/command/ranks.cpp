@@ -28,7 +28,10 @@ nanoseconds timeout_of(const RunSettings& settings) {
 
 }  // namespace
 
-const char* name(RankTransport transport) noexcept { return transport == RankTransport::shm ? "shm" : "threads"; }
+const char* name(RankTransport transport) noexcept {
+  constexpr const char* names[] = {"threads", "shm", "ucx"};
+  return names[static_cast<int>(transport)];
+}
 
 std::string RunSettings::wait_text() const { return wait.value_or(WaitPolicy::for_host(num_ranks)).describe(); }
 
@@ -39,12 +42,16 @@ void on_ranks(const RunSettings& settings, const std::function<void(Communicator
           settings.num_ranks, body,
           {.timeout = timeout_of(settings), .topology = settings.topology, .num_threads = settings.num_threads, .wait = settings.wait});
     case RankTransport::shm:
+    case RankTransport::ucx:
       return run_processes(settings.num_ranks,
                            [&](Communicator& comm) {
                              comm.set_topology(settings.topology);
                              body(comm);
                            },
-                           {.timeout = timeout_of(settings), .num_threads = settings.num_threads, .wait = settings.wait});
+                           {.timeout = timeout_of(settings),
+                            .num_threads = settings.num_threads,
+                            .wait = settings.wait,
+                            .transport = settings.transport == RankTransport::ucx ? ProcessTransport::ucx : ProcessTransport::shm});
   }
 }
 

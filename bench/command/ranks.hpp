@@ -19,6 +19,7 @@ namespace seqccl::command {
 enum class RankTransport {
   threads,  ///< ranks are threads of this process
   shm,      ///< ranks are processes that share memory
+  ucx,      ///< ranks are processes that talk over UCX
 };
 [[nodiscard]] const char* name(RankTransport transport) noexcept;
 

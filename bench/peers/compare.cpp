@@ -33,7 +33,6 @@ struct Peer {
 std::vector<Peer> all_peers(const std::filesystem::path& here, int num_ranks, int num_cores) {
   const bool crowded = num_ranks > num_cores;
   const auto own = [&](const char* name) { return (here / name).string(); };
-  const std::vector<std::string> as_root = {"-n", "{ranks}"};
   std::vector<Peer> result{
       {"seqccl", {own("peer_seqccl"), "{page}", "{ranks}", "private"}, true},
       {"seqccl allocated", {own("peer_seqccl"), "{page}", "{ranks}", "allocated"}, true},

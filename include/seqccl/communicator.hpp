@@ -47,6 +47,10 @@ struct ProcessRanks {
   std::string host{};  // ranks with the same name share a node; empty: of the system
 };
 
+struct ShrinkOptions {
+  std::chrono::nanoseconds timeout = std::chrono::seconds(60);  // for ranks that neither come nor end: stopped, or busy with something else
+};
+
 /// Communicator
 /// ============
 ///
@@ -64,7 +68,8 @@ struct ProcessRanks {
 /// is going on, start() is the only way to the communicator: a blocking operation or a change of settings then is refused with
 /// Error(argument). The destructor returns when all that was started has ended.
 ///
-/// After an Error other than `argument` the communicator is failed: every later call throws the first cause.
+/// After an Error other than `argument` the communicator is failed: every later call throws the first cause. shrink() makes a new one of
+/// the ranks that are left.
 class Communicator {
  public:
   /// Ranks are the processes that a launcher has started (bootstrap.hpp: launch_from_env); they meet at rank 0's TCP store. If they are on
@@ -114,6 +119,32 @@ class Communicator {
 
   /// Ends the group on all ranks: their waits throw Error(local) that names this rank and `reason`. Any thread.
   void abort(const std::string& reason) noexcept;
+
+  /// A new communicator of the ranks that are left after a failure; called by all of them.
+  ///
+  ///     for (bool done = false; !done;) try {
+  ///         train(comm);                                          // makes its Attention ... objects itself, and saves its state
+  ///         done = true;
+  ///       } catch (const Error& error) {
+  ///         if (error.kind() == ErrorKind::argument) throw;
+  ///         comm = comm.shrink();                                 // ranks 0 1 3 of 4 are now 0 1 2 of 3
+  ///       }
+  ///
+  /// Those belong to it who call this before the first of them has waited for options.timeout, and neither their process has ended nor
+  /// their communicator is destroyed. All get the same members, whoever ends or stops meanwhile; a rank that ends after that is named by
+  /// the new communicator's next operation, and it can be shrunk in turn. Returns as soon as nobody is left to wait for, and within
+  /// options.timeout + 2 s.
+  ///
+  /// Ranks keep their order, the timeout, the threads, the way to wait and the nodes; former_ranks() says who they were. This
+  /// communicator stays failed and may be destroyed; memory from its allocate() is ordinary memory to the new one. If it has not
+  /// failed, this ends it on all ranks.
+  ///
+  /// For ranks as threads and for shm. @throws Error(stalled) if the others have gone on without this rank, which has come too late;
+  /// Error(argument) over ucx, if it was called before, or started operations go on; Error(local) if this rank lacks memory or
+  /// descriptors: to the others it has left
+  [[nodiscard]] Communicator shrink(const ShrinkOptions& options = {});
+  /// By rank: which it was in the communicator that this one was shrunk from, ascending. Empty if it was not.
+  [[nodiscard]] const std::vector<Rank>& former_ranks() const noexcept;
 
   /// Bytes and messages received from each rank so far, counted in the transport.
   [[nodiscard]] std::vector<std::uint64_t> received_bytes() const;

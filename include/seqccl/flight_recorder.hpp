@@ -52,8 +52,8 @@ class Transport;
 ///                                compute_step (-1: none), waiting_for (-1: nobody), progress_ns, left, received_bytes, received_messages}]
 ///
 /// waited_for is the peer that the step waited for last. Labels are those of the schedule where it is still known, that is in the operation
-/// that runs or failed; of older ones only kind and block are. Steps of a plan that runs on one thread are short: they bear the time at
-/// which their run began.
+/// that runs or failed; of older ones only kind and block are. Where no step lasts, as in a
+/// movement of small tensors, steps bear the time at which their run began.
 class FlightRecorder {
  public:
   using Nanoseconds = std::int64_t;  // of the steady clock
@@ -113,6 +113,8 @@ class FlightRecorder {
   /// Where a failure is written; "": nowhere. The folder is made if it is not there. @throws Error(argument) if it cannot be written
   void set_directory(const std::string& directory);
   void set_job(std::string job, std::string group);
+  /// Of a communicator that `before`'s was shrunk to: its job, and a group of its own, so that no file replaces another.
+  void set_job_after(const FlightRecorder& before);
 
   /// The group has failed: keeps `error` with what the others were doing and writes the file, the first time. Returns why it could not
   /// be written, else "".

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -53,6 +54,14 @@ struct RankStatus {
   alignas(64) std::atomic<bool> left{false};   // destroyed its communicator; polled by those who wait, so it has a line of its own
 };
 
+class Transport;
+
+/// What Transport::shrink gives.
+struct ShrunkTransport {
+  std::unique_ptr<Transport> transport;
+  std::vector<Rank> former_ranks;  // by rank: which it was before, ascending
+};
+
 /// Transport: one rank's end
 /// =========================
 ///
@@ -82,8 +91,10 @@ class Transport {
   [[nodiscard]] virtual Buffer allocate(std::size_t num_bytes) { return Buffer(num_bytes); }
   /// True if `num_bytes` at `data` lie in memory from allocate() that peers can reach.
   [[nodiscard]] virtual bool is_receivable(const std::byte* /*data*/, std::size_t /*num_bytes*/) const noexcept { return false; }
-  /// Grants one credit for `receive`, whose memory must lie in the arena or be receivable unless the transport is of threads, and must
-  /// stay untouched until arrived(). Returns the ticket to ask with.
+  /// Messages of at most this size are copied to their place by the receiver itself, so that may be any memory.
+  [[nodiscard]] virtual std::size_t eager_bytes() const noexcept { return 0; }
+  /// Grants one credit for `receive`, whose memory must lie in the arena or be receivable unless the message is small or the transport is
+  /// of threads, and must stay untouched until arrived(). Returns the ticket to ask with.
   [[nodiscard]] virtual std::uint64_t arm(const Message& receive) = 0;
   /// True once the bytes are handed over and `send.data` may change; false while there is no credit.
   [[nodiscard]] virtual bool try_send(const Message& send) = 0;
@@ -99,6 +110,10 @@ class Transport {
   virtual void wake() noexcept = 0;
   /// Ends the group for all ranks: every wait throws `error`. The first call wins. Any thread.
   virtual void abort(const Error& error) noexcept = 0;
+  /// Ends the group if it has not failed, and makes a new one of the ranks that call this within `timeout` and have not ended or left: the
+  /// same ranks for all who get one. This end stays as it is, failed. @throws Error(stalled) if the others have gone on without this rank;
+  /// Error(argument) if the transport cannot, or this rank has done it before; Error(local) if the system has no memory or no descriptor
+  [[nodiscard]] virtual ShrunkTransport shrink(std::chrono::nanoseconds timeout);
   /// What rank `rank` is doing.
   [[nodiscard]] virtual RankStatus& status(Rank rank) noexcept = 0;
   /// A text that describes this rank's current operation, for comparison on a mismatch.

@@ -66,7 +66,7 @@ class KeptCall {
            const ConstTensorView& bound_from, const TensorView& bound_to, BindTo&& bind_to) {
     call_.reset();  // a call that fails is not kept
     receivable_ = is_receivable(comm, bound_to);
-    const Schedule& plan = pass.schedule(tokens_are_contiguous(bound_from), receivable_);
+    const Schedule& plan = plan_for(comm, pass, bound_from, bound_to);
     arena_ = comm.arena(plan.workspace_bytes);
     OrderedCall call(comm, plan);
     call.bind(bound_from);

@@ -19,6 +19,18 @@ bool is_receivable(Communicator& comm, const ConstTensorView& view) {
                                         static_cast<std::size_t>(view.geometry.num_elements()) * size_bytes(view.dtype));
 }
 
+const Schedule& plan_for(Communicator& comm, PlannedPass& pass, const ConstTensorView& from, const ConstTensorView& to) {
+  const bool sendable = tokens_are_contiguous(from);
+  if (is_receivable(comm, to)) return pass.schedule(sendable, true);
+  const std::size_t eager_bytes = comm.transport().eager_bytes();
+  if (eager_bytes == 0 || !to || to.extent(0) != 1 || !tokens_are_contiguous(to)) return pass.schedule(sendable, false);
+  const Schedule& in_place = pass.schedule(sendable, true);
+  for (const Exchange& exchange : in_place.exchanges)
+    for (const Transfer& receive : in_place.receives(exchange))
+      if (in_place.num_bytes(receive.block) > eager_bytes) return pass.schedule(sendable, false);
+  return in_place;
+}
+
 void require(const char* who, const char* name, const ConstTensorView& view, DType dtype, std::initializer_list<std::int64_t> shape) {
   const auto num_axes = static_cast<int>(shape.size());
   bool same = view.geometry.num_axes == num_axes, is_empty = false;

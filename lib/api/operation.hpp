@@ -52,6 +52,10 @@ class PlannedPass {
 /// True if what arrives for this contiguous (1, T, H, D) view can land in it: memory from Communicator::allocate.
 [[nodiscard]] bool is_receivable(Communicator& comm, const ConstTensorView& view);
 
+/// The plan for these two: what arrives lands in `to` if that is receivable, or if all of it is so small that this rank puts it there
+/// itself.
+[[nodiscard]] const Schedule& plan_for(Communicator& comm, PlannedPass& pass, const ConstTensorView& from, const ConstTensorView& to);
+
 /// Throws Error(argument) unless `view` is there and has these extents and dtype. `who`: "Attention::forward".
 void require(const char* who, const char* name, const ConstTensorView& view, DType dtype, std::initializer_list<std::int64_t> shape);
 

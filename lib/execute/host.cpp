@@ -91,11 +91,14 @@ void run_inline(HostRun& run, Lanes& lanes) {
   }
 }
 
+// No step lasts: neither a kernel nor what the user computes.
+bool is_short(const Schedule& schedule, const RunOptions& options) { return schedule.kernel_flops < 2e6 && !options.attend; }
+
 // A thread beside the caller's costs some 50 microseconds a run.
-bool runs_inline(const Schedule& schedule, int num_threads) {
+bool runs_inline(const Schedule& schedule, const RunOptions& options) {
   if (schedule.is_sequential || schedule.exchanges.empty()) return true;
-  const bool copies_are_long = num_threads > 1 && schedule.workspace_bytes > (std::size_t{4} << 20);  // and a core is idle
-  return schedule.kernel_flops < 2e6 && !copies_are_long;
+  const bool copies_are_long = options.num_threads > 1 && schedule.workspace_bytes > (std::size_t{4} << 20);  // and a core is idle
+  return is_short(schedule, options) && !copies_are_long;
 }
 
 void run_overlapped(HostRun& run, Lanes& lanes) {
@@ -183,7 +186,10 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
   scratch.pass = 0;
 
   RankStatus& status = transport.status(transport.rank());
-  const auto begin = SteadyClock::now();
+  const bool is_inline = runs_inline(schedule, options);
+  const bool is_timed = !is_inline || !is_short(schedule, options) || options.trace != nullptr;
+  const auto now = [&] { return is_timed ? SteadyClock::now() : coarse_now(); };
+  const auto begin = now();
   status.progress_ns.store(begin.time_since_epoch().count(), std::memory_order_release);
   status.step.store(-1, std::memory_order_relaxed);
   status.plan.store(schedule.fingerprint, std::memory_order_relaxed);
@@ -193,7 +199,8 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
   Recorded recorded(recorder, {operation, begin.time_since_epoch().count(), options.timeout}, schedule, description);
   HostRun run{schedule, memory, transport, options, scratch, status, recorder, operation, message_flag(schedule.fingerprint, operation),
               begin};
-  run.is_inline = runs_inline(schedule, options.num_threads);
+  run.is_inline = is_inline;
+  run.is_timed = is_timed;
   run.looked = begin;
   Lanes lanes{CommLane(run, Lane::comm), CommLane(run, Lane::comm2), CommLane(run, Lane::comm3)};
 
@@ -203,7 +210,8 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
         run_inline(run, lanes);
       else
         run_overlapped(run, lanes);
-    } catch (const Error&) {
+    } catch (const Error& error) {
+      transport.abort(error);  // also one that the transport met by itself; the first of all wins
       throw;
     } catch (const std::exception& error) {  // out of memory, say: the peers must not wait for this rank
       run.fail({ErrorKind::local, fmt::format("{}: {}", run.who(), error.what()), {schedule.rank}});
@@ -211,7 +219,7 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
   });
 
   if (status.waiting_for.load(std::memory_order_relaxed) != -1) status.waiting_for.store(-1, std::memory_order_release);
-  const std::int64_t end_ns = SteadyClock::now().time_since_epoch().count();
+  const std::int64_t end_ns = now().time_since_epoch().count();
   status.progress_ns.store(end_ns, std::memory_order_release);
   status.finished.store(operation, std::memory_order_release);
   recorded.end(end_ns);

@@ -31,22 +31,21 @@ std::string waiting_text(const HostRun& run, const Wait& wait) {
 
 }  // namespace
 
-// A step of an inline plan is short and costs less than reading the clock twice: it bears the time at which its run began.
+// A short step costs less than reading the clock twice. Peers that judge this rank are told the coarse time; the record has when the run
+// began.
 SteadyClock::time_point HostRun::begin_step(std::uint32_t index) noexcept {
-  const bool timed = !is_inline || options.trace != nullptr;
-  const auto now = timed ? SteadyClock::now() : begin;
-  if (timed) status.progress_ns.store(now.time_since_epoch().count(), std::memory_order_release);
+  const auto now = is_timed ? SteadyClock::now() : coarse_now();
+  status.progress_ns.store(now.time_since_epoch().count(), std::memory_order_release);
   status.step.store(static_cast<std::int32_t>(index), std::memory_order_relaxed);
-  recorder.begin_step(operation, schedule, index, now.time_since_epoch().count());
+  recorder.begin_step(operation, schedule, index, (is_timed ? now : begin).time_since_epoch().count());
   if (options.trace != nullptr) (*options.trace)[index] = {index, seconds(now - begin), 0};
   return now;
 }
 
 SteadyClock::time_point HostRun::end_step(std::uint32_t index) noexcept {
-  const bool timed = !is_inline || options.trace != nullptr;
-  const auto now = timed ? SteadyClock::now() : begin;
-  if (timed) status.progress_ns.store(now.time_since_epoch().count(), std::memory_order_release);
-  recorder.end_step(schedule.steps[index].lane, now.time_since_epoch().count());
+  const auto now = is_timed ? SteadyClock::now() : coarse_now();
+  status.progress_ns.store(now.time_since_epoch().count(), std::memory_order_release);
+  recorder.end_step(schedule.steps[index].lane, (is_timed ? now : begin).time_since_epoch().count());
   if (options.trace != nullptr) (*options.trace)[index].end_s = seconds(now - begin);
   done[static_cast<int>(schedule.steps[index].lane)].fetch_add(1, std::memory_order_release);
   if (!is_inline) transport.wake();

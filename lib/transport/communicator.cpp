@@ -66,6 +66,15 @@ Buffer::Buffer(std::size_t num_bytes)
             [](std::byte* memory) { ::operator delete(memory, alignment); }),
       num_bytes_(num_bytes) {}
 
+// --- Transport ------------------------------------------------------------------------------------------------------
+
+ShrunkTransport Transport::shrink(std::chrono::nanoseconds /*timeout*/) {
+  throw Error(ErrorKind::argument,
+              fmt::format("Communicator::shrink: the transport is {}, want threads or shm; start the ranks that are left "
+                          "anew, over a store of theirs",
+                          name()));
+}
+
 // --- Communicator ---------------------------------------------------------------------------------------------------
 
 struct Communicator::State {
@@ -73,6 +82,7 @@ struct Communicator::State {
   std::chrono::nanoseconds timeout = std::chrono::minutes(10);
   Topology topology;
   int num_threads = 1;
+  std::vector<Rank> former_ranks;
   WorkQueue works;
 
   /// While started operations go on, only they may use the communicator.
@@ -158,6 +168,23 @@ void Communicator::abort(const std::string& reason) noexcept {
   }
   record_failure(*state_->transport);
 }
+
+Communicator Communicator::shrink(const ShrinkOptions& options) {
+  state_->require_idle("Communicator::shrink");
+  if (options.timeout.count() <= 0)
+    throw Error(ErrorKind::argument, fmt::format("Communicator::shrink: timeout is {} ns, want more than 0", options.timeout.count()));
+  record_failure(*state_->transport);
+  ShrunkTransport shrunk = state_->transport->shrink(options.timeout);
+  Communicator comm(std::move(shrunk.transport), 1);
+  comm.state_->timeout = state_->timeout;
+  comm.state_->num_threads = state_->num_threads;
+  for (const Rank former : shrunk.former_ranks)
+    if (!state_->topology.node.empty()) comm.state_->topology.node.push_back(state_->topology.node[static_cast<std::size_t>(former)]);
+  comm.state_->former_ranks = std::move(shrunk.former_ranks);
+  comm.transport().flight_recorder().set_job_after(state_->transport->flight_recorder());
+  return comm;
+}
+const std::vector<Rank>& Communicator::former_ranks() const noexcept { return state_->former_ranks; }
 
 void Communicator::write_flight_record(const std::string& path) const {
   state_->transport->flight_recorder().write(path, *state_->transport);

@@ -13,8 +13,8 @@ struct Log {
   LogSink sink;
 };
 Log& the_log() {
-  static Log log;
-  return log;
+  static Log* const log = new Log;  // never destroyed: a communicator that is static may outlive everything
+  return *log;
 }
 
 }  // namespace

@@ -89,7 +89,7 @@ TEST(Command, bad_usage_is_2_and_says_so_on_err) {
   refused({"run", "attention", "-i", in, "--ranks", "0"}, "--ranks");
   refused({"run", "attention", "-i", in, "--ranks", "four"}, "--ranks");
   refused({"run", "attention", "-i", in, "--method", "rng"}, "did you mean 'ring'?");
-  refused({"run", "attention", "-i", in, "-x", "ucx"}, "not there yet");
+  refused({"run", "attention", "-i", in, "-x", "nccl"}, "not there yet");
   refused({"run", "attention", "-i", in, "--mesh", "inner:3"}, "--mesh: mesh has heads 1 x outer 1 x inner 3");
   refused({"run", "attention", "-i", in, "--mask", "documents:20,20"}, "50");
   refused({"run", "attention", "-i", in, "--partition", "uneven:1,2,3"}, "4 numbers");

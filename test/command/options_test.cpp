@@ -123,7 +123,7 @@ TEST(Options, methods_of_other_subcommands_say_which) {
 }
 
 TEST(Options, names_of_later_versions_are_not_there_yet) {
-  for (const char* word : {"ucx", "nccl"}) EXPECT_REFUSED(parse_transport(word), word, "not there yet", "threads, shm");
+  EXPECT_REFUSED(parse_transport("nccl"), "nccl", "not there yet", "threads, shm, ucx");
 }
 
 TEST(Options, unknown_names_list_the_known_and_the_nearest) {

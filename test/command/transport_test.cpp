@@ -175,7 +175,7 @@ TEST(RunTransport, what_is_not_right_is_named) {
     EXPECT_EQ(ran.code, exit_bad_input);
     EXPECT_NE(ran.err.find(words), std::string::npos) << ran.err;
   };
-  refused({"--transport", "smh"}, "--transport: 'smh' is not known; want one of: threads, shm");
+  refused({"--transport", "smh"}, "--transport: 'smh' is not known; want one of: threads, shm, ucx");
   refused({"--transport", "nccl"}, "not there yet");
   refused({"--wait", "sleep"}, "--wait: 'sleep' is not known; want one of: auto, spin, yield, block");
   EXPECT_EQ(run({"bench", "attention", "--transport", "smh"}).code, exit_bad_input);
@@ -364,9 +364,10 @@ TEST(SharedMemory, what_a_process_writes_is_seen) {
   EXPECT_NE(HostTensor(HostTensor(f32, {0, 3})).view().data, nullptr);
 }
 
-TEST(Ranks, both_transports_give_topology_threads_and_errors) {
+TEST(Ranks, every_transport_gives_topology_threads_and_errors) {
   const Watchdog dog(seconds(120));
-  for (const RankTransport transport : {RankTransport::threads, RankTransport::shm}) {
+  for (const RankTransport transport : {RankTransport::threads, RankTransport::shm, RankTransport::ucx}) {
+    if (transport == RankTransport::ucx && !transport_state(ProcessTransport::ucx).is_there) continue;
     RunSettings settings;
     settings.num_ranks = 4;
     settings.num_threads = 3;

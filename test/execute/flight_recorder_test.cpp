@@ -140,8 +140,9 @@ TEST(FlightRecorder, TheLastStepsAreKept) {
     const Schedule schedule = std::move(plan).finish("long");
     const Bindings memory(schedule, comm.arena(schedule.workspace_bytes));
     for (int run = 0; run < 300; ++run) {
+      const std::string description = "long\nturn = " + std::to_string(run % 20);  // more of them than are kept
       RunOptions options;
-      options.description = "long\nturn = " + std::to_string(run % 20);  // more of them than are kept
+      options.description = description;
       run_host(schedule, memory, comm.transport(), options);
     }
     comm.write_flight_record(records.file("record"));

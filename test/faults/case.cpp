@@ -264,7 +264,9 @@ void run_on(const Case& it, SharedTold& told, std::chrono::nanoseconds timeout) 
     const auto leash = dog.watch(comm.transport());
     live(comm, it, told);
   };
-  run_processes(it.num_ranks, body, {.timeout = timeout, .bootstrap_timeout = 30s});
+  run_processes(
+      it.num_ranks, body,
+      {.timeout = timeout, .bootstrap_timeout = 30s, .transport = it.where == Where::ucx ? ProcessTransport::ucx : ProcessTransport::shm});
 }
 
 void expect_survivor(const Case& it, Rank rank, const Told& told) {
@@ -295,16 +297,20 @@ const char* name(How how) {
   return names[static_cast<std::size_t>(how)];
 }
 bool is_survived(How how) { return how >= How::short_stall; }
-const char* name(Where where) { return where == Where::threads ? "threads" : "shm"; }
+const char* name(Where where) {
+  constexpr const char* names[] = {"threads", "shm", "ucx"};
+  return names[static_cast<int>(where)];
+}
 bool is_possible(How how, Where where) {
   switch (how) {
     case How::kill:
     case How::exit:
     case How::stop:
-    case How::memory_full:
     case How::stop_and_go:
-    case How::sockets_closed:
       return where != Where::threads;
+    case How::memory_full:
+    case How::sockets_closed:  // ucx could not do without
+      return where == Where::shm;
     default:
       return true;
   }
@@ -327,6 +333,7 @@ std::vector<std::string> layers() {
 }
 
 std::vector<Case> sample(Where where, int count, std::uint64_t seed) {
+  if (where == Where::ucx && !transport_state(ProcessTransport::ucx).is_there) return {};
   std::mt19937_64 random(seed);
   const std::vector<std::string> names = layers();
   std::vector<How> hows;

@@ -35,7 +35,7 @@ inline constexpr int num_hows = 15;
 [[nodiscard]] bool is_survived(How how);
 
 /// Transports under test; another one is a line here and one in case.cpp.
-enum class Where { threads, shm };
+enum class Where { threads, shm, ucx };
 [[nodiscard]] const char* name(Where where);
 [[nodiscard]] bool is_possible(How how, Where where);
 
@@ -55,7 +55,8 @@ inline std::ostream& operator<<(std::ostream& out, const Case& it) { return out 
 
 /// Methods and scans by name.
 [[nodiscard]] std::vector<std::string> layers();
-/// `count` cases: every layer in turn, every way to fail that the transport knows in turn, the rest drawn from `seed`.
+/// `count` cases, none where the transport is not there: every layer in turn, every way to fail that the transport knows in turn, the rest
+/// drawn from `seed`.
 [[nodiscard]] std::vector<Case> sample(Where where, int count, std::uint64_t seed);
 
 /// Runs it and expects (GoogleTest): every survivor ends within the timeout + 2 s; class, culprits, operation and step are said; outputs

@@ -46,6 +46,7 @@ std::vector<Case> at_64_ranks() {
 const auto by_name = [](const ::testing::TestParamInfo<Case>& info) { return std::to_string(info.index) + "_" + info.param.text(); };
 INSTANTIATE_TEST_SUITE_P(Shm, ManyFaults, ::testing::ValuesIn(sample(Where::shm, 420, 11)), by_name);
 INSTANTIATE_TEST_SUITE_P(Threads, ManyFaults, ::testing::ValuesIn(sample(Where::threads, 120, 12)), by_name);
+INSTANTIATE_TEST_SUITE_P(Ucx, ManyFaults, ::testing::ValuesIn(sample(Where::ucx, 120, 14)), by_name);
 INSTANTIATE_TEST_SUITE_P(Shm, FaultsOnOneCore, ::testing::ValuesIn(sample(Where::shm, 45, 13)), by_name);
 INSTANTIATE_TEST_SUITE_P(Shm, FaultsOf64Ranks, ::testing::ValuesIn(at_64_ranks()), by_name);
 

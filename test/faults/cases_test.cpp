@@ -26,6 +26,8 @@ const auto by_name = [](const ::testing::TestParamInfo<Case>& info) { return std
 INSTANTIATE_TEST_SUITE_P(Shm, Faults, ::testing::ValuesIn(few()), by_name);
 INSTANTIATE_TEST_SUITE_P(Threads, Faults, ::testing::ValuesIn(sample(Where::threads, 9, 2)), by_name);
 
+INSTANTIATE_TEST_SUITE_P(Ucx, Faults, ::testing::ValuesIn(sample(Where::ucx, 6, 3)), by_name);
+
 // Where a peer's process cannot be seen (another namespace of processes), its socket tells.
 TEST(FaultLiveness, AClosedSocketIsAnEndedPeer) {
   int ends[2] = {-1, -1};

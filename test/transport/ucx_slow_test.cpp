@@ -16,7 +16,7 @@ namespace {
 using namespace ucx_ranks;
 
 TEST(UcxProcessesSlow, ResultsAreThoseOfThreadRanksBitByBit) {
-  NEEDS_UCX();
+  NEEDS_UCX_IN_PROCESSES();
   Watchdog dog(240s);
   const ProcessRanks options = over_ucx_within(60s);
   for (const char* transports : {static_cast<const char*>(nullptr), "tcp,self"}) {
@@ -31,7 +31,7 @@ TEST(UcxProcessesSlow, ResultsAreThoseOfThreadRanksBitByBit) {
 }
 
 TEST(UcxProcessesSlow, AKilledRankIsNamedByAllOthersSoon) {
-  NEEDS_UCX();
+  NEEDS_UCX_IN_PROCESSES();
   Watchdog dog(120s);
   double slowest = 0;
   for (const char* transports : {static_cast<const char*>(nullptr), "tcp,self"}) {
@@ -58,7 +58,7 @@ TEST(UcxProcessesSlow, AKilledRankIsNamedByAllOthersSoon) {
 }
 
 TEST(UcxProcessesSlow, AStoppedRankIsStalled) {
-  NEEDS_UCX();
+  NEEDS_UCX_IN_PROCESSES();
   Watchdog dog(60s);
   Shared<pid_t> stopped(1);
   const auto told = told_when_a_rank(
@@ -82,7 +82,7 @@ TEST(UcxProcessesSlow, AStoppedRankIsStalled) {
 
 // Its own threads are busy elsewhere; the control thread answers for it.
 TEST(UcxProcessesSlow, ARankThatDoesNotCallIsNamedAfterTheTimeout) {
-  NEEDS_UCX();
+  NEEDS_UCX_IN_PROCESSES();
   Watchdog dog(60s);
   const auto told = told_when_a_rank(
       3, 1, [] { std::this_thread::sleep_for(4s); }, over_ucx_within(500ms));

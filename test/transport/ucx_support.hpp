@@ -19,6 +19,14 @@
 #define NEEDS_UCX() \
   if (!ucx::find_library().is_there) GTEST_SKIP() << ucx::find_library().text
 
+// ThreadSanitizer can neither begin a thread in a forked process nor live with UCX's hooks of mmap.
+#if defined(__SANITIZE_THREAD__)
+#define NEEDS_UCX_IN_PROCESSES() GTEST_SKIP() << "no threads in forked processes under ThreadSanitizer"
+inline const bool without_hooks = ::setenv("UCX_MEM_EVENTS", "no", 1) == 0;
+#else
+#define NEEDS_UCX_IN_PROCESSES() NEEDS_UCX()
+#endif
+
 namespace seqccl::test::ucx_ranks {
 
 using namespace std::chrono_literals;

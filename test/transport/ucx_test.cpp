@@ -54,7 +54,7 @@ INSTANTIATE_TEST_SUITE_P(Ucx, TransportTest,
                          [](const auto& instance) { return instance.param.name; });
 
 TEST(UcxProcesses, ResultsAreThoseOfThreadRanksBitByBit) {
-  NEEDS_UCX();
+  NEEDS_UCX_IN_PROCESSES();
   Watchdog dog(60s);
   const ProcessRanks options = over_ucx_within(30s);
   for (const Method method : {Method::ring, Method::kv_all_gather, Method::token_ring})
@@ -62,7 +62,7 @@ TEST(UcxProcesses, ResultsAreThoseOfThreadRanksBitByBit) {
 }
 
 TEST(UcxProcesses, AKilledRankIsNamed) {
-  NEEDS_UCX();
+  NEEDS_UCX_IN_PROCESSES();
   Watchdog dog(60s);
   const auto told = told_when_a_rank(
       3, 1, [] { ::raise(SIGKILL); }, over_ucx_within(30s));
@@ -74,7 +74,7 @@ TEST(UcxProcesses, AKilledRankIsNamed) {
 }
 
 TEST(UcxProcesses, ARankThatExitsWithoutLeavingIsDead) {
-  NEEDS_UCX();
+  NEEDS_UCX_IN_PROCESSES();
   Watchdog dog(60s);
   const auto told = told_when_a_rank(
       3, 1, [] { ::_exit(0); }, over_ucx_within(60s));
@@ -85,7 +85,7 @@ TEST(UcxProcesses, ARankThatExitsWithoutLeavingIsDead) {
 }
 
 TEST(UcxProcesses, ALateRankIsWaitedForAndAThrowIsNamed) {
-  NEEDS_UCX();
+  NEEDS_UCX_IN_PROCESSES();
   Watchdog dog(60s);
   EXPECT_NO_THROW(run_processes(
       3,
@@ -112,7 +112,7 @@ TEST(UcxProcesses, ALateRankIsWaitedForAndAThrowIsNamed) {
 
 // What a rank has sent comes, though it leaves at once and the other looks late.
 TEST(UcxProcesses, ALeavingRanksLastMessagesCome) {
-  NEEDS_UCX();
+  NEEDS_UCX_IN_PROCESSES();
   Watchdog dog(60s);
   for (const char* transports : {static_cast<const char*>(nullptr), "tcp,self"}) {
     const Variable chosen("UCX_TLS", transports);
@@ -143,7 +143,7 @@ TEST(UcxProcesses, ALeavingRanksLastMessagesCome) {
 }
 
 TEST(UcxProcesses, RanksOfSeveralHostsAreMetOverUcxAndKnowTheirNodes) {
-  NEEDS_UCX();
+  NEEDS_UCX_IN_PROCESSES();
   Watchdog dog(60s);
   Shared<int> right(4);
   const auto body = [&](Communicator& comm) {
@@ -194,7 +194,7 @@ TEST(UcxProcesses, RanksOfSeveralHostsAreMetOverUcxAndKnowTheirNodes) {
 }
 
 TEST(UcxProcesses, ACopyInAForkedChildIsNoRank) {
-  NEEDS_UCX();
+  NEEDS_UCX_IN_PROCESSES();
   Watchdog dog(60s);
   EXPECT_NO_THROW(run_processes(
       2,
@@ -220,7 +220,7 @@ TEST(UcxProcesses, ACopyInAForkedChildIsNoRank) {
 extern "C" void own_handler(int) {}
 
 TEST(UcxProcesses, TheUsersSignalHandlersStay) {
-  NEEDS_UCX();
+  NEEDS_UCX_IN_PROCESSES();
   Watchdog dog(60s);
   // In a process of its own, which has not loaded UCX: this one has.
   EXPECT_NO_THROW(run_processes(1,

@@ -33,6 +33,7 @@ class FaultTransport final : public Transport {
   bool is_receivable(const std::byte* data, std::size_t num_bytes) const noexcept override {
     return inner_->is_receivable(data, num_bytes);
   }
+  std::size_t eager_bytes() const noexcept override { return inner_->eager_bytes(); }
   int inline_spins() const noexcept override { return inner_->inline_spins(); }
 
   std::uint64_t arm(const Message& receive) override {
@@ -65,6 +66,14 @@ class FaultTransport final : public Transport {
   void wake() noexcept override { inner_->wake(); }
   void abort(const Error& error) noexcept override { inner_->abort(error); }
   RankStatus& status(Rank rank) noexcept override { return inner_->status(rank); }
+
+  /// Faults that have not struck go along with this rank, whatever its number is then.
+  ShrunkTransport shrink(std::chrono::nanoseconds timeout) override {
+    ShrunkTransport shrunk = inner_->shrink(timeout);
+    const std::lock_guard lock(mutex_);
+    if (!specs_.empty()) shrunk.transport = std::make_unique<FaultTransport>(std::move(shrunk.transport), specs_);
+    return shrunk;
+  }
 
   void describe_operation(std::string_view text) override {
     const std::lock_guard lock(mutex_);
@@ -130,16 +139,20 @@ class FaultTransport final : public Transport {
       }
       case Kind::mismatch: {
         const std::lock_guard lock(mutex_);
-        RankStatus& mine = inner_->status(rank());
-        other_plan_in_ = mine.operation.load(std::memory_order_relaxed);
-        mine.plan.store(mine.plan.load(std::memory_order_relaxed) ^ damage);
-        inner_->describe_operation(fmt::format("another plan, asked for with SEQCCL_FAULT\n{}", text_));
+        turns_to_another_plan_ = true;
         return;
       }
     }
   }
 
   Message of_this_plan(Message message) {
+    if (turns_to_another_plan_) {  // with the next message: all of this operation may have gone already
+      turns_to_another_plan_ = false;
+      RankStatus& mine = inner_->status(rank());
+      other_plan_in_ = mine.operation.load(std::memory_order_relaxed);
+      mine.plan.store(mine.plan.load(std::memory_order_relaxed) ^ damage);
+      inner_->describe_operation(fmt::format("another plan, asked for with SEQCCL_FAULT\n{}", text_));
+    }
     if (other_plan_in_ != 0 && other_plan_in_ == inner_->status(rank()).operation.load(std::memory_order_relaxed)) message.flag ^= damage;
     return message;
   }
@@ -148,6 +161,7 @@ class FaultTransport final : public Transport {
   std::mutex mutex_;  // steps begin on two threads of the rank
   std::vector<Spec> specs_;
   std::optional<OfMessage> damaged_, late_;
+  bool turns_to_another_plan_ = false;
   std::uint64_t other_plan_in_ = 0;
   std::string text_;
 };

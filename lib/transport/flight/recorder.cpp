@@ -47,7 +47,6 @@ void FlightRecorder::begin_operation(const Begin& begin, const Schedule& schedul
   const std::lock_guard lock(mutex_);
   const std::uint64_t text = describe(schedule, description);
   num_begun_ = begin.number;
-  schedule_ = &schedule;
   Operation& operation = operations_[begin.number % num_operations];
   operation.number = begin.number;
   operation.fingerprint = schedule.fingerprint;
@@ -56,6 +55,7 @@ void FlightRecorder::begin_operation(const Begin& begin, const Schedule& schedul
   operation.end_ns = -1;
   operation.timeout_ns = begin.timeout.count();
   operation.description = text;
+  schedule_ = &schedule;  // the last: nothing throws any more
 }
 
 void FlightRecorder::end_operation(Nanoseconds now) noexcept {
@@ -187,6 +187,16 @@ void FlightRecorder::set_job(std::string job, std::string group) {
   const std::lock_guard lock(mutex_);
   job_ = std::move(job);
   group_ = std::move(group);
+}
+
+void FlightRecorder::set_job_after(const FlightRecorder& before) {
+  std::string job, group;
+  {
+    const std::lock_guard lock(before.mutex_);
+    job = before.job_;
+    group = (before.group_.empty() ? "world" : before.group_) + "-shrunk";
+  }
+  set_job(std::move(job), std::move(group));
 }
 
 std::string FlightRecorder::failed(const Error& error, Transport& transport) noexcept {

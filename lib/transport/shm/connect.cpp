@@ -5,13 +5,11 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <poll.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <optional>
@@ -19,37 +17,14 @@
 #include <thread>
 
 #include "../place.hpp"
+#include "hello.hpp"
 
 SEQCCL_BEGIN
 namespace shm {
 namespace {
 
-/// What the two ends of a connection tell each other, with the descriptor of the segment beside it.
-struct Hello {
-  std::uint64_t magic = 0x6c63637165730003u;
-  std::uint64_t secret = 0;  // of the one who listens
-  std::uint64_t layout = 0;  // differs if the two are built differently
-  std::int32_t rank = -1, num_ranks = 0;
-};
-
 Error failed(Rank rank, const std::string& what) {
   return {ErrorKind::local, fmt::format("shm: rank {}: {}: {}", rank, what, std::strerror(errno)), {rank}};
-}
-
-/// Of everything that both sides of a segment must agree on.
-std::uint64_t layout_word(int num_ranks) noexcept {
-  std::uint64_t word = 0xcbf29ce484222325u;
-  for (const std::size_t value :
-       {eager_bytes, inline_bytes, static_cast<std::size_t>(num_slots), static_cast<std::size_t>(num_lanes), sizeof(Slot), sizeof(Credit),
-        sizeof(Channel), sizeof(Failure), sizeof(Control), rooms_offset(num_ranks), arena_offset(num_ranks)})
-    word = (word ^ value) * 0x100000001b3u;
-  return word;
-}
-
-std::uint64_t random_word() {
-  std::uint64_t word = 0;
-  if (::getrandom(&word, sizeof(word), 0) != sizeof(word)) throw Error(ErrorKind::local, "shm: getrandom gave nothing");
-  return word;
 }
 
 struct Address {
@@ -62,65 +37,6 @@ struct Address {
     num_bytes = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + text.size());
   }
 };
-
-/// Waits until the socket can be read; false at the deadline.
-bool readable(const Descriptor& socket, SteadyClock::time_point deadline) {
-  for (;;) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - SteadyClock::now()).count() + 1;
-    pollfd waited{socket.number(), POLLIN, 0};
-    const int count = ::poll(&waited, 1, static_cast<int>(std::clamp<std::int64_t>(left, 0, 1 << 30)));
-    if (count > 0) return true;
-    if (count == 0 || errno != EINTR) return false;
-  }
-}
-
-void send_hello(Rank rank, Rank peer, const Descriptor& socket, const Hello& hello, const Descriptor& file) {
-  iovec data{const_cast<Hello*>(&hello), sizeof(hello)};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> space{};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = space.data();
-  message.msg_controllen = CMSG_LEN(sizeof(int));
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  const int number = file.number();
-  std::memcpy(CMSG_DATA(header), &number, sizeof(number));
-  if (::sendmsg(socket.number(), &message, MSG_NOSIGNAL) != static_cast<ssize_t>(sizeof(hello))) {
-    throw Error(ErrorKind::dead, fmt::format("shm: rank {} cannot talk to rank {}: {}", rank, peer, std::strerror(errno)), {peer});
-  }
-}
-
-struct Received {
-  Hello hello;
-  Descriptor file;
-};
-/// Nothing if the other end says something else, or nothing until the deadline. A packet socket: all comes at once.
-std::optional<Received> receive_hello(const Descriptor& socket, SteadyClock::time_point deadline) {
-  if (!readable(socket, deadline)) return std::nullopt;
-  Received received;
-  iovec data{&received.hello, sizeof(received.hello)};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> space{};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = space.data();
-  message.msg_controllen = CMSG_LEN(sizeof(int));
-  const ssize_t count = ::recvmsg(socket.number(), &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message); count >= 0 && header != nullptr; header = CMSG_NXTHDR(&message, header)) {
-    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-    int number = -1;
-    std::memcpy(&number, CMSG_DATA(header), sizeof(number));
-    received.file = Descriptor(number);
-  }
-  if ((message.msg_flags & MSG_CTRUNC) != 0 && count >= 0)
-    throw Error(ErrorKind::local, "shm: a peer's descriptor did not come through: this process has no free descriptor");
-  if (count != static_cast<ssize_t>(sizeof(Hello)) || received.hello.magic != Hello{}.magic || !received.file.is_open())
-    return std::nullopt;
-  return received;
-}
 
 /// The process at the other end: its number here, or 0 if it is in another namespace; nothing if it is another user's.
 std::optional<int> process_of(const Descriptor& socket) {
@@ -191,6 +107,11 @@ Meeting meet(Rank rank, int num_ranks, const AllGather& all_gather, std::chrono:
     meeting.liveness.watch(peer, process, std::move(socket));
   };
 
+  const auto greet = [&](Rank peer, const Descriptor& socket) {
+    if (!send_hello(socket, hello, own.file()))
+      throw Error(ErrorKind::dead, fmt::format("shm: rank {} cannot talk to rank {}: {}", rank, peer, std::strerror(errno)), {peer});
+  };
+
   // First connect and say hello to all lower ranks, which needs nobody's answer; then answer all higher ones; then read the answers.
   std::vector<Descriptor> lower;
   for (Rank peer = 0; peer < rank; ++peer) {
@@ -210,7 +131,7 @@ Meeting meet(Rank rank, int num_ranks, const AllGather& all_gather, std::chrono:
                   {peer});
     }
     hello.secret = card.secret;
-    send_hello(rank, peer, socket, hello, own.file());
+    greet(peer, socket);
     lower.push_back(std::move(socket));
   }
   for (int num_missing = num_ranks - 1 - rank; num_missing > 0;) {
@@ -236,7 +157,7 @@ Meeting meet(Rank rank, int num_ranks, const AllGather& all_gather, std::chrono:
         meeting.segments[static_cast<std::size_t>(peer)].file().is_open())
       continue;
     hello.secret = mine.secret;
-    send_hello(rank, peer, socket, hello, own.file());
+    greet(peer, socket);
     keep(peer, std::move(*received), std::move(socket), *process);
     --num_missing;
   }

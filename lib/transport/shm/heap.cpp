@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <new>
@@ -20,22 +21,27 @@ Heap::Heap(const Segment& own) : file_(::fcntl(own.file().number(), F_DUPFD_CLOE
 
 Buffer Heap::allocate(std::size_t num_bytes) {
   if (num_bytes == 0) return {};
-  const std::lock_guard lock(mutex_);
-  const std::size_t reserved = round_up(num_bytes, num_bytes < page_bytes ? 4096 : page_bytes);
-  const std::size_t offset = round_up(end_, num_bytes < page_bytes ? 4096 : page_bytes);
-  if (reserved < num_bytes || offset + reserved < offset) throw std::bad_alloc();
-  int failed = 0;
-  do {
-    failed = ::fallocate(file_.number(), 0, static_cast<off_t>(offset), static_cast<off_t>(reserved));
-  } while (failed != 0 && errno == EINTR);
-  if (failed != 0) throw std::bad_alloc();
-  Range range{Mapping(file_, offset, reserved), offset};
-  std::byte* const data = range.memory.data();
-  Buffer buffer(data, num_bytes, [heap = shared_from_this()](std::byte* memory) { heap->free(memory); });
-  ranges_.emplace(data, std::move(range));
-  end_ = offset + reserved;
-  control_.heap_end.store(end_, std::memory_order_release);
-  return buffer;
+  if (::getpid() != process_) return Buffer(num_bytes);  // a copy in a forked child: the file is its parent's
+  const auto unit = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const std::size_t step = num_bytes < page_bytes ? unit : std::max(unit, page_bytes);
+  std::byte* data = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    const std::size_t reserved = round_up(num_bytes, step), offset = round_up(end_, step);
+    if (reserved < num_bytes || offset + reserved < offset) throw std::bad_alloc();
+    reserve(file_, offset, reserved);
+    end_ = offset + reserved;
+    control_.heap_end.store(end_, std::memory_order_release);
+    try {
+      Range range{Mapping(file_, offset, reserved), offset};
+      data = range.memory.data();
+      ranges_.emplace(data, std::move(range));
+    } catch (...) {
+      punch(offset, reserved);
+      throw;
+    }
+  }
+  return Buffer(data, num_bytes, [heap = shared_from_this()](std::byte* memory) { heap->free(memory); });
 }
 
 std::int64_t Heap::offset_of(const std::byte* data, std::size_t num_bytes) const noexcept {
@@ -52,10 +58,14 @@ void Heap::free(const std::byte* data) noexcept {
   const std::lock_guard lock(mutex_);
   const auto found = ranges_.find(data);
   if (found == ranges_.end()) return;
-  const auto offset = static_cast<off_t>(found->second.offset);
-  const auto num_bytes = static_cast<off_t>(found->second.memory.num_bytes());
+  const std::size_t offset = found->second.offset, num_bytes = found->second.memory.num_bytes();
   ranges_.erase(found);
-  (void)::fallocate(file_.number(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, num_bytes);  // else it goes with the segment
+  if (::getpid() == process_) punch(offset, num_bytes);  // a forked child only unmaps: its parent uses the memory
+}
+
+void Heap::punch(std::size_t offset, std::size_t num_bytes) noexcept {
+  // If it fails, the memory goes with the segment.
+  (void)::fallocate(file_.number(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(num_bytes));
 }
 
 }  // namespace shm

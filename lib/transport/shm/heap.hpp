@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <unistd.h>
+
 #include <map>
 #include <memory>
 #include <mutex>
@@ -29,12 +31,14 @@ class Heap : public std::enable_shared_from_this<Heap> {
     std::size_t offset = 0;
   };
   void free(const std::byte* data) noexcept;
+  void punch(std::size_t offset, std::size_t num_bytes) noexcept;
 
   Descriptor file_;
   Control& control_;
   mutable std::mutex mutex_;
   std::map<const std::byte*, Range> ranges_;  // by address
   std::size_t end_ = heap_begin;
+  pid_t process_ = ::getpid();
 };
 
 }  // namespace shm

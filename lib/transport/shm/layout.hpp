@@ -50,6 +50,14 @@ struct Failure {
   char text[3072] = {};
 };
 
+/// Who goes on after a failure (shrink.hpp). `decided_by` counts in rank 0's segment, the rest in each rank's own.
+struct Votes {
+  static constexpr int max_ranks = 4096;
+  std::atomic<std::uint64_t> ticket{0};         // on what this rank has sent to all: it has come; 0: it has not
+  std::atomic<std::int32_t> decided_by{-1};     // the rank whose proposal is the decision
+  std::uint64_t proposal[max_ranks / 64] = {};  // bit r: rank r goes on; written once, before it can be the decision
+};
+
 /// A rank's seat: what it does, and how to wake it.
 struct Control {
   RankStatus status;
@@ -61,6 +69,7 @@ struct Control {
   std::atomic<std::uint32_t> text_chars{0};
   char text[8192] = {};  // describes the operation
   Failure failure;
+  Votes votes;
 };
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std::uint32_t>::is_always_lock_free &&
                   std::atomic<bool>::is_always_lock_free,

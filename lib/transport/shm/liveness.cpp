@@ -2,13 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "liveness.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -21,12 +21,34 @@ Liveness::Liveness() : poll_(::epoll_create1(EPOLL_CLOEXEC)) {
 }
 
 void Liveness::watch(Rank rank, int process, Descriptor connection) {
-  Peer peer{rank, Descriptor(process > 0 ? static_cast<int>(::syscall(SYS_pidfd_open, process, 0)) : -1), std::move(connection)};
+  add({rank, Descriptor(process > 0 ? static_cast<int>(::syscall(SYS_pidfd_open, process, 0)) : -1), std::move(connection)});
+}
+
+void Liveness::adopt(Rank rank, const Liveness& other, Rank peer) {
+  const Peer& known = other.peer_of(peer);
+  const auto copy = [&](const Descriptor& of) {
+    Descriptor made(of.is_open() ? ::fcntl(of.number(), F_DUPFD_CLOEXEC, 0) : -1);
+    if (of.is_open() && !made.is_open())
+      throw Error(ErrorKind::local, fmt::format("shm: no descriptor to watch rank {}: {}", peer, std::strerror(errno)));
+    return made;
+  };
+  add({rank, copy(known.process), copy(known.connection)});
+}
+
+const Descriptor& Liveness::connection(Rank peer) const { return peer_of(peer).connection; }
+
+const Liveness::Peer& Liveness::peer_of(Rank rank) const {
+  const auto found = std::find_if(peers_.begin(), peers_.end(), [&](const Peer& peer) { return peer.rank == rank; });
+  if (found == peers_.end()) throw Error(ErrorKind::internal, fmt::format("shm: rank {} was never met", rank));
+  return *found;
+}
+
+void Liveness::add(Peer peer) {
   epoll_event event{};
   event.events = peer.process.is_open() ? EPOLLIN : EPOLLRDHUP;
-  event.data.u32 = static_cast<std::uint32_t>(rank);
+  event.data.u32 = static_cast<std::uint32_t>(peer.rank);
   if (::epoll_ctl(poll_.number(), EPOLL_CTL_ADD, peer.watched(), &event) != 0)
-    throw Error(ErrorKind::local, fmt::format("shm: cannot watch rank {}: {}", rank, std::strerror(errno)));
+    throw Error(ErrorKind::local, fmt::format("shm: cannot watch rank {}: {}", peer.rank, std::strerror(errno)));
   peers_.push_back(std::move(peer));
 }
 
@@ -36,7 +58,7 @@ void Liveness::forget(Rank rank) {
 }
 
 std::vector<Rank> Liveness::ended() const {
-  std::array<epoll_event, 16> events;
+  std::vector<epoll_event> events(std::max<std::size_t>(peers_.size(), 1));  // all at once: who looks may not come again
   const int count = ::epoll_wait(poll_.number(), events.data(), static_cast<int>(events.size()), 0);
   std::vector<Rank> ranks;
   for (int i = 0; i < count; ++i) ranks.push_back(static_cast<Rank>(events[static_cast<std::size_t>(i)].data.u32));

@@ -17,6 +17,10 @@ class Liveness {
   /// `process`: of the peer as this process sees it, 0 if it does not.
   void watch(Rank peer, int process, Descriptor connection);
   void forget(Rank peer);
+  /// Watches `peer` of `other` as well, as `rank`. @throws Error(local) if there is no descriptor to be had
+  void adopt(Rank rank, const Liveness& other, Rank peer);
+  /// The socket that this rank and `peer` have met on.
+  [[nodiscard]] const Descriptor& connection(Rank peer) const;
   /// Peers whose process has ended. Costs one system call.
   [[nodiscard]] std::vector<Rank> ended() const;
 
@@ -27,6 +31,8 @@ class Liveness {
     Descriptor connection;
     [[nodiscard]] int watched() const noexcept { return (process.is_open() ? process : connection).number(); }
   };
+  void add(Peer peer);
+  [[nodiscard]] const Peer& peer_of(Rank rank) const;
   Descriptor poll_;
   std::vector<Peer> peers_;
 };

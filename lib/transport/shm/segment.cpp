@@ -9,7 +9,10 @@
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <new>
+#include <optional>
+#include <string>
 
 SEQCCL_BEGIN
 namespace shm {
@@ -23,6 +26,29 @@ Mapping::Mapping(const Descriptor& file, std::size_t offset, std::size_t num_byt
 
 Mapping::~Mapping() {
   if (data_ != nullptr) ::munmap(data_, num_bytes_);
+}
+
+namespace {
+
+/// MemAvailable, and nothing if the system does not say.
+std::optional<std::size_t> available_bytes() {
+  std::ifstream stream("/proc/meminfo");
+  std::string word;
+  while (stream >> word)
+    if (std::size_t kib = 0; word == "MemAvailable:" && stream >> kib) return kib * 1024;
+  return std::nullopt;
+}
+
+}  // namespace
+
+void reserve(const Descriptor& file, std::size_t offset, std::size_t num_bytes) {
+  constexpr std::size_t too_little_to_ask = std::size_t{64} << 20;
+  if (num_bytes > too_little_to_ask && num_bytes > available_bytes().value_or(num_bytes)) throw std::bad_alloc();
+  int failed = 0;
+  do {
+    failed = ::fallocate(file.number(), 0, static_cast<off_t>(offset), static_cast<off_t>(num_bytes));
+  } while (failed != 0 && errno == EINTR);
+  if (failed != 0) throw std::bad_alloc();
 }
 
 namespace {
@@ -59,11 +85,7 @@ std::byte* Segment::arena(std::size_t num_bytes) {
   if (num_bytes <= arena_.num_bytes()) return arena_.data();
   num_bytes = round_up(num_bytes, page_bytes);
   const std::size_t begin = arena_offset(num_ranks_);
-  int failed = 0;
-  do {
-    failed = ::fallocate(file_.number(), 0, static_cast<off_t>(begin), static_cast<off_t>(num_bytes));
-  } while (failed != 0 && errno == EINTR);
-  if (failed != 0) throw std::bad_alloc();
+  reserve(file_, begin, num_bytes);
   arena_ = Mapping(file_, begin, num_bytes);
   control().arena_bytes.store(num_bytes, std::memory_order_release);
   return arena_.data();

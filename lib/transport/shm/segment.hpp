@@ -32,6 +32,10 @@ class Mapping {
   std::size_t num_bytes_ = 0;
 };
 
+/// Makes [offset, offset + num_bytes) of the file exist, so that no page is missing later: that would be a SIGBUS.
+/// @throws std::bad_alloc if the file system or the machine has not as much; the kernel would kill processes to find it
+void reserve(const Descriptor& file, std::size_t offset, std::size_t num_bytes);
+
 /// A segment has no name in any file system: it is gone when the last process that maps it is.
 class Segment {
  public:

@@ -17,8 +17,10 @@
 #include "../armed_queue.hpp"
 #include "../mismatch.hpp"
 #include "../relax.hpp"
+#include "../vote.hpp"
 #include "connect.hpp"
 #include "heap.hpp"
+#include "shrink.hpp"
 
 SEQCCL_BEGIN
 namespace {
@@ -54,7 +56,7 @@ class ShmTransport final : public Transport {
       : rank_(rank),
         num_ranks_(static_cast<int>(meeting.segments.size())),
         segments_(std::move(meeting.segments)),
-        heap_(std::make_shared<shm::Heap>(segments_[static_cast<std::size_t>(rank)])),
+        heap_(heap_of(segments_[static_cast<std::size_t>(rank)])),
         liveness_(std::move(meeting.liveness)),
         policy_(policy),
         incoming_(static_cast<std::size_t>(num_ranks_) * num_lanes),
@@ -82,6 +84,8 @@ class ShmTransport final : public Transport {
   bool is_receivable(const std::byte* data, std::size_t num_bytes) const noexcept override {
     return heap_->offset_of(data, num_bytes) >= 0;
   }
+
+  std::size_t eager_bytes() const noexcept override { return shm::eager_bytes; }
 
   std::uint64_t arm(const Message& receive) override {
     std::int64_t offset = 0;
@@ -129,7 +133,7 @@ class ShmTransport final : public Transport {
     thread_local Sleep sleep;
     if (attempt == 0) sleep.announced_at = nullptr;
     Control& mine = own().control();
-    if (attempt < policy_.spins) return relax_core();
+    if (attempt < policy_.spins) return spin(attempt);
     if (attempt - policy_.spins < policy_.yields) {
       std::this_thread::yield();
       if (attempt % 64 == 0) look_for_the_dead();
@@ -171,6 +175,15 @@ class ShmTransport final : public Transport {
     ring_all();
   }
 
+  ShrunkTransport shrink(std::chrono::nanoseconds timeout) override {
+    if (::getpid() != process_)
+      throw Error(ErrorKind::argument, fmt::format("Communicator::shrink: this process is a copy of rank {}'s, and no rank", rank_));
+    abort(shrinks(rank_, num_ranks_));
+    shm::Survivors survivors = shm::shrink(rank_, segments_, liveness_, timeout);
+    const auto& former = survivors.former_ranks;
+    const auto rank = static_cast<Rank>(std::lower_bound(former.begin(), former.end(), rank_) - former.begin());
+    return {std::make_unique<ShmTransport>(rank, std::move(survivors.meeting), policy_), std::move(survivors.former_ranks)};
+  }
   RankStatus& status(Rank rank) noexcept override { return control(rank).status; }
 
   void describe_operation(std::string_view text) override {
@@ -188,6 +201,15 @@ class ShmTransport final : public Transport {
   std::vector<std::uint64_t> received_messages() const override { return values(received_messages_); }
 
  private:
+  /// The peers have met this rank already: if it ends here, they see that it has left.
+  static std::shared_ptr<shm::Heap> heap_of(Segment& own) {
+    try {
+      return std::make_shared<shm::Heap>(own);
+    } catch (...) {
+      own.control().status.left.store(true, std::memory_order_seq_cst);
+      throw;
+    }
+  }
   [[nodiscard]] Segment& segment(Rank rank) noexcept { return segments_[static_cast<std::size_t>(rank)]; }
   [[nodiscard]] Segment& own() noexcept { return segment(rank_); }
   [[nodiscard]] std::int64_t offset_of(const std::byte* data, std::size_t num_bytes) noexcept {

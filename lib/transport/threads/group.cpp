@@ -41,4 +41,14 @@ void ThreadGroup::quiesce(Rank rank) noexcept {
   }
 }
 
+std::optional<ThreadGroup::Successor> ThreadGroup::successor() {
+  const std::lock_guard lock(successor_mutex_);
+  return successor_;
+}
+
+void ThreadGroup::succeed(const std::vector<Rank>& members) {
+  const std::lock_guard lock(successor_mutex_);
+  if (!successor_) successor_ = Successor{members, std::make_shared<ThreadGroup>(static_cast<int>(members.size()))};
+}
+
 SEQCCL_END

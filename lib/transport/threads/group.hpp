@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -35,6 +36,7 @@ struct Seat {
   Doorbell bell;
   std::mutex text_mutex;
   std::string operation_text;
+  std::atomic<bool> has_come{false};  // to shrink the group
 };
 
 class ThreadGroup {
@@ -56,6 +58,15 @@ class ThreadGroup {
   /// starts then, because a sender raises `copying` before it looks at the two.
   void quiesce(Rank rank) noexcept;
 
+  /// The group of those who are left, once that is decided.
+  struct Successor {
+    std::vector<Rank> former_ranks;
+    std::shared_ptr<ThreadGroup> group;
+  };
+  [[nodiscard]] std::optional<Successor> successor();
+  /// The first call decides.
+  void succeed(const std::vector<Rank>& members);
+
  private:
   int num_ranks_;
   std::vector<Seat> seats_;
@@ -63,6 +74,8 @@ class ThreadGroup {
   std::atomic<bool> failed_{false};
   std::mutex error_mutex_;
   std::optional<Error> error_;
+  std::mutex successor_mutex_;
+  std::optional<Successor> successor_;
 };
 
 SEQCCL_END

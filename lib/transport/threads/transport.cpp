@@ -2,16 +2,39 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transport.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <thread>
+#include <utility>
 
 #include "../mismatch.hpp"
 #include "../relax.hpp"
+#include "../vote.hpp"
 #include "group.hpp"
 #include "seqccl/communicator.hpp"
 
 SEQCCL_BEGIN
 namespace {
+
+/// In the group itself, which lives as long as one of its ranks.
+class ThreadBallot {
+ public:
+  ThreadBallot(ThreadGroup& group, Rank rank) : group_(group), rank_(rank) {}
+  void come() { group_.seat(rank_).has_come.store(true, std::memory_order_seq_cst); }
+  void look() {}
+  [[nodiscard]] bool has_come(Rank rank) { return group_.seat(rank).has_come.load(std::memory_order_seq_cst); }
+  [[nodiscard]] bool is_gone(Rank rank) { return group_.seat(rank).status.left.load(std::memory_order_seq_cst); }
+  void propose(const std::vector<Rank>& members) { group_.succeed(members); }
+  [[nodiscard]] std::optional<std::vector<Rank>> decision() {
+    auto successor = group_.successor();
+    if (!successor) return std::nullopt;
+    return std::move(successor->former_ranks);
+  }
+
+ private:
+  ThreadGroup& group_;
+  Rank rank_;
+};
 
 class ThreadTransport final : public Transport {
  public:
@@ -104,7 +127,7 @@ class ThreadTransport final : public Transport {
 
     Doorbell& bell = group_->seat(rank_).bell;
     if (attempt == 0 || attempt < policy_.spins) {
-      relax_core();
+      spin(attempt);
     } else if (attempt - policy_.spins < policy_.yields || seen_bell != &bell) {
       std::this_thread::yield();
     } else {
@@ -116,6 +139,23 @@ class ThreadTransport final : public Transport {
 
   void wake() noexcept override { group_->seat(rank_).bell.ring(); }
   void abort(const Error& error) noexcept override { group_->fail(error); }
+
+  ShrunkTransport shrink(std::chrono::nanoseconds timeout) override {
+    group_->fail(shrinks(rank_, num_ranks()));
+    group_->quiesce(rank_);
+    ThreadBallot votes(*group_, rank_);
+    std::vector<Rank> members = vote(rank_, num_ranks(), timeout, votes);
+    auto next = group_->successor()->group;
+    const auto rank = static_cast<Rank>(std::lower_bound(members.begin(), members.end(), rank_) - members.begin());
+    try {
+      return {std::make_unique<ThreadTransport>(next, rank, policy_), std::move(members)};
+    } catch (...) {  // the others have this rank among them
+      next->seat(rank).status.left.store(true, std::memory_order_seq_cst);
+      next->ring_all();
+      throw;
+    }
+  }
+
   RankStatus& status(Rank rank) noexcept override { return group_->seat(rank).status; }
 
   void describe_operation(std::string_view text) override {

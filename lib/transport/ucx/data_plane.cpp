@@ -41,6 +41,10 @@ DataPlane::~DataPlane() {
 void DataPlane::connect(const std::vector<std::string>& addresses) {
   const std::lock_guard lock(mutex_);
   worker_.connect(addresses);
+  for (Rank peer = 0; peer < num_ranks_; ++peer) {
+    const bool only_tcp = worker_.transports(peer) == std::set<std::string>{"tcp"};
+    pieces_bytes_.push_back(user_chose_threshold_ ? eager_bytes : only_tcp ? SIZE_MAX : pieces_bytes);
+  }
 }
 
 bool DataPlane::progress() noexcept {
@@ -254,7 +258,7 @@ bool DataPlane::begin(const Message& send, Outgoing& to) {
                .num_bytes = send.num_bytes,
                .flag = send.flag};
   ucp_request_param_t param{};
-  if (send.num_bytes <= (user_chose_threshold_ ? eager_bytes : pieces_bytes)) {
+  if (send.num_bytes <= pieces_bytes_[static_cast<std::size_t>(send.peer)]) {
     param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
     param.flags = UCP_AM_SEND_FLAG_EAGER;
   }
@@ -297,7 +301,7 @@ void DataPlane::send_note(Rank peer, Header header) noexcept {
   Note* note = spare_notes_.back();
   spare_notes_.pop_back();
   header.from = rank_;
-  *note = {header, this};
+  *note = {header, this, peer};
   ucp_request_param_t param{};
   param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
   param.flags = UCP_AM_SEND_FLAG_EAGER;
@@ -315,7 +319,7 @@ void DataPlane::note_sent(void* request, ucs_status_t status, void* what) {
   if (request != nullptr) plane.ucp_.request_free(request);
   --plane.num_under_way_;
   plane.spare_notes_.push_back(note);
-  if (status != UCS_OK) plane.broken(plane.rank_, status);
+  if (status != UCS_OK && !plane.counts_[static_cast<std::size_t>(note->peer)].is_gone) plane.broken(note->peer, status);
 }
 
 // --- Failing. ---

@@ -22,8 +22,8 @@ namespace ucx {
 
 inline constexpr std::uint64_t num_slots = 8;
 inline constexpr std::size_t eager_bytes = std::size_t{16} * 1024;
-/// With a credit, up to here in pieces through UCX's buffers, above by its rendezvous. UCX's own threshold is worse (notes.md); where the
-/// user sets UCX_RNDV_THRESH it counts instead.
+/// With a credit, up to here in pieces through UCX's buffers, above by its rendezvous; over TCP alone all in pieces. UCX's own threshold is
+/// worse (notes.md); where the user sets UCX_RNDV_THRESH it counts instead.
 inline constexpr std::size_t pieces_bytes = std::size_t{192} * 1024;
 
 /// Before every active message. Both ends have one layout, which they compare when they meet (layout_word).
@@ -133,6 +133,7 @@ class DataPlane {
   struct Note {
     Header header;
     DataPlane* plane = nullptr;
+    Rank peer = -1;
   };
 
   [[nodiscard]] std::size_t index(Rank peer, int lane) const noexcept { return static_cast<std::size_t>(peer) * num_lanes + lane; }
@@ -155,6 +156,7 @@ class DataPlane {
   int num_ranks_;
   const Library& ucp_;
   bool user_chose_threshold_;
+  std::vector<std::size_t> pieces_bytes_;  // by rank
   mutable std::mutex mutex_;
   bool is_shut_ = false;
   std::vector<Incoming> incoming_;

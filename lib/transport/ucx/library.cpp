@@ -63,6 +63,7 @@ Library load() {
   found.find("ucp_worker_arm", ucp.worker_arm);
   found.find("ucp_worker_flush_nbx", ucp.worker_flush_nbx);
   found.find("ucp_ep_create", ucp.ep_create);
+  found.find("ucp_ep_print_info", ucp.ep_print_info);
   found.find("ucp_am_send_nbx", ucp.am_send_nbx);
   found.find("ucp_am_recv_data_nbx", ucp.am_recv_data_nbx);
   found.find("ucp_request_check_status", ucp.request_check_status);

@@ -43,6 +43,7 @@ struct Library {
   decltype(&::ucp_worker_arm) worker_arm = nullptr;
   decltype(&::ucp_worker_flush_nbx) worker_flush_nbx = nullptr;
   decltype(&::ucp_ep_create) ep_create = nullptr;
+  decltype(&::ucp_ep_print_info) ep_print_info = nullptr;
   decltype(&::ucp_am_send_nbx) am_send_nbx = nullptr;
   decltype(&::ucp_am_recv_data_nbx) am_recv_data_nbx = nullptr;
   decltype(&::ucp_request_check_status) request_check_status = nullptr;

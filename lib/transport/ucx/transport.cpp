@@ -140,8 +140,10 @@ class UcxTransport final : public Transport {
   const char* name() const noexcept override { return "ucx"; }
   std::byte* arena(std::size_t num_bytes) override { return state_->arena.at_least(num_bytes); }
 
+  std::size_t eager_bytes() const noexcept override { return ucx::eager_bytes; }
+
   std::uint64_t arm(const Message& receive) override {
-    if (receive.num_bytes > eager_bytes && !state_->arena.contains(receive.data, receive.num_bytes))
+    if (receive.num_bytes > ucx::eager_bytes && !state_->arena.contains(receive.data, receive.num_bytes))
       throw Error(ErrorKind::internal,
                   fmt::format("ucx: rank {}: a receive of {} bytes is armed outside the arena", state_->rank, receive.num_bytes));
     return state_->data.arm(receive);
@@ -168,13 +170,14 @@ class UcxTransport final : public Transport {
       bool has_slept = false;
     };
     thread_local Sleep sleep;
-    if (attempt == 0) sleep = {};
+    if (attempt == 0) sleep.announced_at = nullptr;  // `since` goes on: the executor looks about within one wait
     State& s = *state_;
     if (s.data.progress()) {
-      if (s.bell.has_sleepers()) s.bell.ring();  // what came may be for them
+      sleep.has_slept = false;
+      s.bell.ring();  // what came may be for another thread, asleep or about to be
       return;
     }
-    if (attempt < s.policy.spins) return relax_core();
+    if (attempt < s.policy.spins) return spin(attempt);
     if (attempt - s.policy.spins < s.policy.yields) return std::this_thread::yield();
     if (sleep.announced_at != this) {
       // Noted first, then polled once more, then asleep: who rings meanwhile is seen.
@@ -255,6 +258,8 @@ class UcxTransport final : public Transport {
         break;
       }
       case NoteKind::ask: {
+        // Who asks waits, perhaps for the end of a message that UCX still holds because this rank is busy outside the library.
+        for (int i = 0; i < 1000 && s.is_ready && !s.has_failed && s.data.progress(); ++i) continue;
         std::string own;
         {
           const std::lock_guard lock(s.mutex);
@@ -284,11 +289,13 @@ class UcxTransport final : public Transport {
     }
     s.data.forget(peer);
     if (!s.statuses[at].left.load()) {
-      const RankStatus& status = s.statuses[at];
+      // It can no longer say where it was: what it last said is told, if it was asked at all, and where this rank is.
+      const MismatchSide theirs = side(peer, 0);
       const auto text = fmt::format(
-          "rank {} of {}: the process of rank {} has ended without leaving its communicator, or its host cannot be reached any more; last "
-          "heard of in its operation {}",
-          s.rank, s.num_ranks, peer, status.operation.load());
+          "rank {0} of {1}: the process of rank {2} has ended without leaving its communicator, or its host cannot be reached any more; "
+          "rank {0} was in {3}{4}",
+          s.rank, s.num_ranks, peer, where(side(s.rank, 0)),
+          theirs.operation == 0 ? "" : fmt::format(", rank {} was last heard of in {}", peer, where(theirs)));
       abort(Error(ErrorKind::dead, text, {peer}));
     }
     s.changed.notify_all();

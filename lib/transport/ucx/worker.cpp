@@ -6,7 +6,11 @@
 
 #include <fmt/format.h>
 
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
 #include <mutex>
+#include <sstream>
 
 SEQCCL_BEGIN
 namespace ucx {
@@ -86,6 +90,29 @@ void Worker::connect(const std::vector<std::string>& addresses) {
     require(ucp_.ep_create(worker_, &params, &endpoint), "ucp_ep_create");
     endpoints_.push_back(endpoint);
   }
+}
+
+// UCX 1.13 tells it in no other way: "#   lane[0]:  1:tcp/lo.0 md[0]  -> ..."
+std::set<std::string> Worker::transports(Rank peer) const {
+  char* data = nullptr;
+  std::size_t num_bytes = 0;
+  std::FILE* stream = ::open_memstream(&data, &num_bytes);
+  if (stream == nullptr) return {};
+  ucp_.ep_print_info(endpoint(peer), stream);
+  std::fclose(stream);
+  const std::unique_ptr<char, void (*)(void*)> owner(data, std::free);
+  std::istringstream lines(std::string(data, num_bytes));
+  std::set<std::string> result;
+  for (std::string line; std::getline(lines, line);) {
+    if (const std::size_t lane = line.find("lane["); lane != std::string::npos) {
+      std::istringstream words(line.substr(line.find(':', lane) + 1));
+      std::string resource;  // "1:tcp/lo.0"
+      words >> resource;
+      const std::size_t begin = resource.find(':') + 1, end = resource.find('/');
+      if (end != std::string::npos && begin < end) result.insert(resource.substr(begin, end - begin));
+    }
+  }
+  return result;
 }
 
 void Worker::on_message(ucp_am_recv_callback_t call, void* argument) {

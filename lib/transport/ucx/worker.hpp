@@ -6,6 +6,7 @@
 
 #if SEQCCL_HAS_UCX
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ class Worker {
 
   [[nodiscard]] std::string address() const;
   void connect(const std::vector<std::string>& addresses);
+  /// Transports of the lanes to `peer`, "tcp" or "rc_mlx5", each once; empty if UCX does not say.
+  [[nodiscard]] std::set<std::string> transports(Rank peer) const;
   void on_message(ucp_am_recv_callback_t call, void* argument);
   [[nodiscard]] ucp_ep_h endpoint(Rank peer) const noexcept { return endpoints_[static_cast<std::size_t>(peer)]; }
   [[nodiscard]] ucp_worker_h handle() const noexcept { return worker_; }
