@@ -16,7 +16,7 @@
 namespace seqccl::command {
 namespace {
 
-constexpr const char* examples =
+constexpr const char* doctor_examples =
     "  SEQCCL_FLIGHT_RECORD=records seqccl launch --ranks 4 -- ./my_program     # writes records/seqccl-JOB-rankK.json if it fails\n"
     "  seqccl doctor records\n"
     "  seqccl doctor records/seqccl-*.json --json\n\n"
@@ -91,7 +91,7 @@ std::string hosts_text(const std::vector<FlightRecord>& records) {
 class Doctor final : public Subcommand {
  public:
   explicit Doctor(CLI::App& parent) {
-    CLI::App& app = add_to(parent, "doctor", "Merge the flight records of all ranks and say what went wrong", examples);
+    CLI::App& app = add_to(parent, "doctor", "Merge the flight records of all ranks and say what went wrong", doctor_examples);
     app.add_option("FILES", paths_, "Flight records, or folders of them")->required();
   }
 

@@ -25,7 +25,7 @@
 namespace seqccl::command {
 namespace {
 
-constexpr const char* examples =
+constexpr const char* launch_examples =
     "  seqccl launch --ranks 4 -- ./my_program --its-options\n"
     "  seqccl launch --ranks 2 --prefix --timeout 60 -- python3 train.py\n\n"
     "The ranks get SEQCCL_RANK, SEQCCL_WORLD_SIZE, SEQCCL_ADDR, SEQCCL_PORT, SEQCCL_JOB and SEQCCL_TOKEN, and what torchrun would set:\n"
@@ -81,7 +81,7 @@ std::vector<std::string> environment_with(const std::map<std::string, std::strin
 class Launch final : public Subcommand {
  public:
   explicit Launch(CLI::App& parent) {
-    CLI::App& app = add_without_json(parent, "launch", "Start a program once per rank on this host", examples);
+    CLI::App& app = add_without_json(parent, "launch", "Start a program once per rank on this host", launch_examples);
     const char* const seconds = "seconds from 0 to 1e7";
     add_count(app, "--ranks", num_ranks_, "Number of processes", 1, max_ranks).required();
     add_number(app, "--timeout", timeout_s_, "Seconds after which all are ended; 0: none", 0, 1e7, seconds);

@@ -70,10 +70,10 @@ ContextPassSpec small_pass(int num_ranks) {
   return spec;
 }
 
-constexpr int plan_ranks[] = {1, 2, 3, 4, 5, 7, 8, 17, 64};
+constexpr int pass_ranks[] = {1, 2, 3, 4, 5, 7, 8, 17, 64};
 
 TEST(ContextPassPlan, EveryPairOnce) {
-  for (const int num_ranks : plan_ranks)
+  for (const int num_ranks : pass_ranks)
     for (const std::int64_t batch : {1, 2})
       for (const DType dtype : {f32, bf16})
         for (const bool sendable : {true, false}) {
@@ -86,7 +86,7 @@ TEST(ContextPassPlan, EveryPairOnce) {
 }
 
 TEST(ContextPassPlan, RanksWithoutTokensWithoutSelectionsWithoutAnchor) {
-  for (const int num_ranks : plan_ranks) {
+  for (const int num_ranks : pass_ranks) {
     ContextPassSpec spec = small_pass(num_ranks);
     for (Rank rank = 0; rank < num_ranks; ++rank) {
       if (rank % 3 == 1) spec.passed_tokens[static_cast<std::size_t>(rank)] = 0;
@@ -127,7 +127,7 @@ TEST(ContextPassPlan, ASelectionInTheWrongPlaceIsFound) {
 }
 
 TEST(ContextPassPlan, BytesAndMessages) {
-  for (const int num_ranks : plan_ranks) {
+  for (const int num_ranks : pass_ranks) {
     ContextPassSpec spec = small_pass(num_ranks);
     spec.batch = 2;
     spec.dtype = bf16;
