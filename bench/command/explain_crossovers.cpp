@@ -48,7 +48,8 @@ constexpr NamedMask masks[] = {{"causal", "zigzag", [](std::int64_t) { return Ma
 class Crossovers final : public Subcommand {
  public:
   explicit Crossovers(CLI::App& parent) {
-    CLI::App& app = add_to(parent, "crossovers", "Which softmax method is the fastest in which setting, in simulation", explain_crossovers_examples);
+    CLI::App& app =
+        add_to(parent, "crossovers", "Which softmax method is the fastest in which setting, in simulation", explain_crossovers_examples);
     app.add_option("-p,--ranks", ranks_, "Numbers of ranks, with commas (default: 4,8 on threads, 8,16 on gpus)");
     app.add_option("-n,--tokens", tokens_, "Numbers of tokens, with commas (default: 1k,8k on threads, 8k,64k on gpus)");
     add_count(app, "--q-heads", q_heads_, "Hq", 1, 1 << 20);

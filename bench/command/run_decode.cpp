@@ -22,8 +22,8 @@ constexpr const char* run_decode_examples =
 class RunDecode final : public Run {
  public:
   explicit RunDecode(CLI::App& parent) {
-    CLI::App& app =
-        add_to(parent, "decode", "The last tokens of whole tensors, over a cache of the others that is sharded over ranks", run_decode_examples);
+    CLI::App& app = add_to(parent, "decode", "The last tokens of whole tensors, over a cache of the others that is sharded over ranks",
+                           run_decode_examples);
     options_.add_to(app, /*has_backward=*/false);
     decode_.add_to(app);
     add_softmax(app);

@@ -101,7 +101,7 @@ std::vector<std::vector<std::int64_t>> needs_of(const MicroBatch& micro) {
 }
 
 TEST(BalanceRun, EverySequenceAsIfItWereAlone) {
-  for (const int num_ranks : ranks_of) {
+  for (const int num_ranks : up_to_if_sanitized(4, {1, 2, 3, 4, 5, 7, 8})) {
     const BalanceProblem batch = mixed_problem(num_ranks);
     const BatchPlan plan = balance(batch);
     ASSERT_GE(plan.micro_batches.size(), 2u);

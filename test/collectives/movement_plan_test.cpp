@@ -10,7 +10,6 @@
 namespace seqccl::test {
 namespace {
 
-
 std::uint64_t received(const Schedule& schedule) { return cost_of(schedule).total_received_bytes; }
 
 HeadSwapSpec swap_spec(const Partition& partition, std::int64_t batch = 1) {
