@@ -1,9 +1,9 @@
 # seqccl_layer(NAME FOLDER dir USES layers...): an object library of all sources below a folder. A layer sees the public headers
-# and its own folder; what it links, it may call.
+# and its own folder; what it links, it may call. APART: see seqccl_unity.
 define_property(GLOBAL PROPERTY SEQCCL_LAYERS BRIEF_DOCS "layers" FULL_DOCS "names of all layers")
 
 function(seqccl_layer name)
-  cmake_parse_arguments(arg "" "FOLDER" "USES" ${ARGN})
+  cmake_parse_arguments(arg "" "FOLDER" "USES;APART" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${arg_FOLDER}/*.cpp)
   add_library(seqccl_${name} OBJECT ${sources})
   seqccl_defaults(seqccl_${name})
@@ -20,8 +20,10 @@ function(seqccl_layer name)
       target_compile_options(seqccl_${name} PRIVATE "-mmemset-strategy=unrolled_loop:512:noalign,libcall:-1:noalign")
     endif()
   endif()
-  if(name STREQUAL kernels)
+  if(name STREQUAL kernels)  # each file includes itself once per instruction set: not to be joined
     target_link_libraries(seqccl_${name} PRIVATE seqccl_hwy)
+  else()
+    seqccl_unity(seqccl_${name} APART ${arg_APART})
   endif()
   set_property(GLOBAL APPEND PROPERTY SEQCCL_LAYERS seqccl_${name})
 endfunction()

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "command/options.hpp"
 #include "command/report.hpp"
 #include "command/subcommand.hpp"
 
@@ -42,7 +43,7 @@ class Bench : public Subcommand {
   void add_row(const std::string& method, const Case& one, const Direction& direction, const CheckOutcome* outcome);
   void add_refusal(const std::string& method, const Case& one, const std::string& why);
 
-  std::string ranks_ = "2,4", tokens_ = "2k,8k", transport_ = "threads", wait_ = "auto";
+  std::string ranks_ = "2,4", tokens_ = "2k,8k", transport_ = default_transport(), wait_ = "auto";
   std::string note_;  // shown below the table
   RunSettings settings_ = [] {
     RunSettings settings;

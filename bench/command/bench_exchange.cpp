@@ -23,6 +23,7 @@ class BenchExchange final : public Bench {
                "  seqccl bench exchange --ranks 2,4 --transport shm\n"
                "  seqccl bench exchange --ranks 4 --pattern all_gather --bytes 8,1k,64k,1m,16m --wait spin --json\n\n"
                "ping_pong: between ranks 0 and 1, one way. all_gather: bytes are those of all ranks together.\n"
+               "Sizes are those of whole f32 numbers, at least one a rank: what is between is rounded down.\n"
                "algbw: bytes over time. busbw: times (P - 1) / P for the all-gather, what a link carries; as nccl-tests.\n"
                "Small operations follow each other without a barrier, so those of an all-gather may overlap: its times are of a\n"
                "stream, latency is ping_pong's. Buffers are the same every time and may stay in cache; #wrong looks at the last\n"

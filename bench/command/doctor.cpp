@@ -16,7 +16,7 @@
 namespace seqccl::command {
 namespace {
 
-constexpr const char* examples =
+constexpr const char* doctor_examples =
     "  SEQCCL_FLIGHT_RECORD=records seqccl launch --ranks 4 -- ./my_program     # writes records/seqccl-JOB-rankK.json if it fails\n"
     "  seqccl doctor records\n"
     "  seqccl doctor records/seqccl-*.json --json\n\n"
@@ -49,7 +49,9 @@ std::vector<std::string> files_of(const std::vector<std::string>& paths) {
 std::vector<FlightRecord> read_group(const std::vector<std::string>& files, std::vector<std::string>& refused) {
   using Group = std::tuple<std::string, std::string, int>;  // job, group, number of ranks
   std::vector<FlightRecord> all;
-  std::map<Group, std::size_t> sizes;
+  using Weight = std::pair<Nanoseconds, std::size_t>;  // when its job wrote last, number of files
+  std::map<std::string, Nanoseconds> latest_of;
+  std::map<Group, Weight> groups;
   for (const std::string& file : files) {
     try {
       all.push_back(read_flight_record(file));
@@ -58,16 +60,21 @@ std::vector<FlightRecord> read_group(const std::vector<std::string>& files, std:
     }
   }
   const auto group_of = [](const FlightRecord& record) { return Group{record.job, record.group, record.num_ranks}; };
-  for (const FlightRecord& record : all) ++sizes[group_of(record)];
-  const auto largest = std::max_element(sizes.begin(), sizes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  for (const FlightRecord& record : all) {
+    Nanoseconds& latest = latest_of.emplace(record.job, record.written_ns).first->second;
+    latest = std::max(latest, record.written_ns);
+  }
+  for (const FlightRecord& record : all) groups[group_of(record)] = {latest_of[record.job], groups[group_of(record)].second + 1};
+  // A folder that is used again holds older jobs too; of the latest job, the group with most files.
+  const auto chosen = std::max_element(groups.begin(), groups.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   std::map<Rank, FlightRecord> of_rank;
   for (FlightRecord& record : all) {
-    if (const Group group = group_of(record); group != largest->first) {
+    if (const Group group = group_of(record); group != chosen->first) {
       const auto words = [](const Group& each) {
         return fmt::format("job '{}', group '{}', {} ranks", std::get<0>(each), std::get<1>(each), std::get<2>(each));
       };
       refused.push_back(
-          fmt::format("{}: is of {}; want one group at a time, most files are of {}", record.file, words(group), words(largest->first)));
+          fmt::format("{}: is of {}; want one group at a time, taken are those of {}", record.file, words(group), words(chosen->first)));
     } else if (const auto known = of_rank.find(record.rank); known != of_rank.end()) {
       refused.push_back(
           fmt::format("{}: is a second record of rank {} beside {}; want one a rank", record.file, record.rank, known->second.file));
@@ -91,7 +98,7 @@ std::string hosts_text(const std::vector<FlightRecord>& records) {
 class Doctor final : public Subcommand {
  public:
   explicit Doctor(CLI::App& parent) {
-    CLI::App& app = add_to(parent, "doctor", "Merge the flight records of all ranks and say what went wrong", examples);
+    CLI::App& app = add_to(parent, "doctor", "Merge the flight records of all ranks and say what went wrong", doctor_examples);
     app.add_option("FILES", paths_, "Flight records, or folders of them")->required();
   }
 

@@ -160,16 +160,20 @@ std::optional<Finding> find_missing(const Moment& moment) {
   constexpr std::size_t max_lines = 16;
   for (const Rank missed : missing) {
     const RankAtMoment& rank = moment.ranks[static_cast<std::size_t>(missed)];
-    std::string words =
-        fmt::format("rank {} saw that rank {} had begun {} operations and ended {}", rank.seen_by, missed, rank.begun, rank.ended);
+    std::string words = rank.heard ? fmt::format("rank {} saw that rank {} had begun {} operations and ended {}", rank.seen_by, missed,
+                                                 rank.begun, rank.ended)
+                                   : fmt::format("rank {} has never heard from rank {} what it did", rank.seen_by, missed);
     if (rank.doing == RankAtMoment::Doing::died) words += "; then its process ended";
     if (rank.doing == RankAtMoment::Doing::left) words += "; it has left its communicator";
     if (rank.doing == RankAtMoment::Doing::waiting) words += fmt::format("; it waits for rank {}", rank.waits_for);
     if (rank.step) words += fmt::format("; it was in {}", rank.step_text());
     if (rank.since_ns) words += fmt::format("; last sign of life {} before", duration_text(moment.at_ns - *rank.since_ns));
     if (finding.lines.size() < max_lines) finding.lines.push_back(words);
-    finding.data["seen"].push_back(
-        {{"rank", missed}, {"by", rank.seen_by}, {"operations_begun", rank.begun}, {"operations_ended", rank.ended}});
+    finding.data["seen"].push_back({{"rank", missed},
+                                    {"by", rank.seen_by},
+                                    {"heard", rank.heard},
+                                    {"operations_begun", rank.begun},
+                                    {"operations_ended", rank.ended}});
   }
   if (missing.size() > max_lines) finding.lines.push_back(fmt::format("and {} more", missing.size() - max_lines));
   if (!moment.is_failure) finding.lines.emplace_back("no record tells of a failure: these were asked for");

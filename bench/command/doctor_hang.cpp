@@ -52,7 +52,7 @@ std::string doing_text(const Moment& moment, const RankAtMoment& rank) {
     case Doing::unknown:
       break;
   }
-  return "is unknown";
+  return "has not said what it does";
 }
 
 ErrorKind kind_of(Doing doing) {

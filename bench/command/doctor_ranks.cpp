@@ -66,12 +66,14 @@ void look_into(RankAtMoment& rank, std::uint64_t operation, Nanoseconds at_ns) {
 void look_from_outside(RankAtMoment& rank, const Moment& moment) {
   const RecordedPeer& peer = moment.first->peers[static_cast<std::size_t>(rank.rank)];
   const auto& error = moment.first->error;
-  if (peer.progress_ns > 0 && (peer.begun > 0 || peer.left)) rank.since_ns = peer.progress_ns;
+  if (peer.heard && peer.progress_ns > 0 && (peer.begun > 0 || peer.left)) rank.since_ns = peer.progress_ns;
   if (error && error->kind == name(ErrorKind::dead) && !peer.left &&
       std::find(error->culprits.begin(), error->culprits.end(), rank.rank) != error->culprits.end())
     rank.doing = Doing::died;
   else if (peer.left)
     rank.doing = Doing::left;
+  else if (!peer.heard)
+    rank.doing = Doing::unknown;
   else if (peer.begun < moment.operation)
     rank.doing = Doing::not_called;
   else if (peer.ended >= moment.operation)
@@ -132,6 +134,7 @@ Moment moment_of(const std::vector<FlightRecord>& records) {
       count_operations(rank, at(rank));
     } else {
       rank.seen_by = moment.first->rank;
+      rank.heard = moment.first->peers[i].heard;
       rank.begun = moment.first->peers[i].begun;
       rank.ended = moment.first->peers[i].ended;
     }

@@ -18,6 +18,7 @@ struct RankAtMoment {
   Rank rank = 0;
   const FlightRecord* record = nullptr;  // null: it has left none, the rest is what another rank saw
   Rank seen_by = -1;
+  bool heard = true;  // false: without a record of its own, and it never said to that rank what it did
   std::uint64_t begun = 0, ended = 0;
   Doing doing = Doing::unknown;
   Rank waits_for = -1;

@@ -171,6 +171,7 @@ FlightRecord parse_flight_record(const std::string& file, const std::string& tex
     peer.waiting_for = static_cast<Rank>(each.number("waiting_for", -1, record.num_ranks - 1));
     peer.progress_ns = moment(each, "progress_ns");
     peer.left = each.flag("left");
+    peer.heard = each.flag("heard");
     peer.received_bytes = static_cast<std::uint64_t>(each.number("received_bytes", 0, INT64_MAX));
     peer.received_messages = static_cast<std::uint64_t>(each.number("received_messages", 0, INT64_MAX));
     record.peers.push_back(peer);

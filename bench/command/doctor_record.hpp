@@ -38,7 +38,7 @@ struct RecordedPeer {
   int compute_step = -1;
   Rank waiting_for = -1;
   Nanoseconds progress_ns = 0;
-  bool left = false;
+  bool left = false, heard = true;  // not heard: what it did is not known
   std::uint64_t received_bytes = 0, received_messages = 0;
 };
 struct RecordedError {

@@ -20,7 +20,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* examples =
+constexpr const char* explain_balance_examples =
     "  seqccl explain balance --lengths 64k,16k,16k,8k,4k,4k,2k,2k,1k,1k --ranks 16 --cluster gpus --max-tokens 16k\n"
     "  seqccl explain balance --lengths lengths.txt --ranks 16 --cluster gpus --max-tokens 64k --q-heads 32 --head-dim 128 --dtype bf16 "
     "--json\n\n"
@@ -60,7 +60,8 @@ std::vector<std::int64_t> read_lengths(const std::string& text) {
 class ExplainBalance final : public Subcommand {
  public:
   explicit ExplainBalance(CLI::App& parent) {
-    CLI::App& app = add_to(parent, "balance", "Assign the sequences of a batch to micro-batches and groups of ranks", examples);
+    CLI::App& app =
+        add_to(parent, "balance", "Assign the sequences of a batch to micro-batches and groups of ranks", explain_balance_examples);
     app.add_option("--lengths", lengths_, "Tokens of every sequence: L0,L1,... or a file of them")->required();
     add_count(app, "-p,--ranks", num_ranks_, "Number of ranks", 1, max_ranks);
     add_count(app, "--max-tokens", max_tokens_, "Tokens that a rank has room for in one micro-batch (default: no limit)", 1, max_size);

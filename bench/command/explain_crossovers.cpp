@@ -19,7 +19,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* examples =
+constexpr const char* explain_crossovers_examples =
     "  seqccl explain crossovers\n"
     "  seqccl explain crossovers --cluster gpus --between 8,25 --ranks 16,32 --tokens 32k,256k --kv-heads 32,8,1 --json\n\n"
     "Heads, head size and dtype are 8, 64, f32 on threads and 32, 128, bf16 on gpus unless they are given. The partition is zigzag for\n"
@@ -48,7 +48,8 @@ constexpr NamedMask masks[] = {{"causal", "zigzag", [](std::int64_t) { return Ma
 class Crossovers final : public Subcommand {
  public:
   explicit Crossovers(CLI::App& parent) {
-    CLI::App& app = add_to(parent, "crossovers", "Which softmax method is the fastest in which setting, in simulation", examples);
+    CLI::App& app =
+        add_to(parent, "crossovers", "Which softmax method is the fastest in which setting, in simulation", explain_crossovers_examples);
     app.add_option("-p,--ranks", ranks_, "Numbers of ranks, with commas (default: 4,8 on threads, 8,16 on gpus)");
     app.add_option("-n,--tokens", tokens_, "Numbers of tokens, with commas (default: 1k,8k on threads, 8k,64k on gpus)");
     add_count(app, "--q-heads", q_heads_, "Hq", 1, 1 << 20);

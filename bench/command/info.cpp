@@ -16,6 +16,7 @@
 #include "command/host_facts.hpp"
 #include "command/names.hpp"
 #include "command/number_option.hpp"
+#include "command/options.hpp"
 #include "command/subcommand.hpp"
 #include "seqccl/communicator.hpp"
 #include "seqccl/decode.hpp"
@@ -72,6 +73,7 @@ class Info final : public Subcommand {
         {"cores", std::thread::hardware_concurrency()},
         {"usable_cores", usable_cores()},
         {"wait_policy", wait_policies()},
+        {"default_transport", default_transport()},
         {"shared_memory", shared_memory_text()},
         {"huge_pages", huge_pages_text()},
         {"transports", {{"threads", "yes"}, {"shm", shm_text()}}},

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <iostream>
 #include <map>
 #include <string>
@@ -25,7 +26,7 @@
 namespace seqccl::command {
 namespace {
 
-constexpr const char* examples =
+constexpr const char* launch_examples =
     "  seqccl launch --ranks 4 -- ./my_program --its-options\n"
     "  seqccl launch --ranks 2 --prefix --timeout 60 -- python3 train.py\n\n"
     "The ranks get SEQCCL_RANK, SEQCCL_WORLD_SIZE, SEQCCL_ADDR, SEQCCL_PORT, SEQCCL_JOB and SEQCCL_TOKEN, and what torchrun would set:\n"
@@ -81,7 +82,7 @@ std::vector<std::string> environment_with(const std::map<std::string, std::strin
 class Launch final : public Subcommand {
  public:
   explicit Launch(CLI::App& parent) {
-    CLI::App& app = add_without_json(parent, "launch", "Start a program once per rank on this host", examples);
+    CLI::App& app = add_without_json(parent, "launch", "Start a program once per rank on this host", launch_examples);
     const char* const seconds = "seconds from 0 to 1e7";
     add_count(app, "--ranks", num_ranks_, "Number of processes", 1, max_ranks).required();
     add_number(app, "--timeout", timeout_s_, "Seconds after which all are ended; 0: none", 0, 1e7, seconds);
@@ -113,10 +114,27 @@ class Launch final : public Subcommand {
     const auto milliseconds = [](double seconds) { return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1e3)); };
     Supervision supervision{.grace = milliseconds(grace_s_), .kill_after = milliseconds(kill_after_s_)};
     if (timeout_s_ > 0) supervision.timeout = milliseconds(timeout_s_);
-    return supervise(ranks, supervision, console.out, console.err);
+    const int code = supervise(ranks, supervision, console.out, console.err);
+    if (code != exit_right) console.err << hint(code == exit_communication_failed && timeout_s_ > 0);
+    return code;
   }
 
  private:
+  /// Where to look now. A communicator says who hangs, and writes its record, only after its own timeout.
+  [[nodiscard]] std::string hint(bool is_timeout) const {
+    const char* const records = std::getenv("SEQCCL_FLIGHT_RECORD");
+    std::string text = records == nullptr || *records == 0
+                           ? "seqccl: set SEQCCL_FLIGHT_RECORD=FOLDER, and ranks whose communicator fails leave records there, which "
+                             "`seqccl doctor FOLDER` reads\n"
+                           : fmt::format("seqccl: records of what the ranks did last, if they left any: seqccl doctor {}\n", records);
+    if (is_timeout)
+      text += fmt::format(
+          "seqccl: --timeout ended the ranks; a communicator says who hangs after its own timeout, 600 s or what the program sets: "
+          "SEQCCL_TIMEOUT={:g} would be sooner\n",
+          std::max(timeout_s_ / 2, 0.001));
+    return text;
+  }
+
   int num_ranks_ = 0;
   double timeout_s_ = 0, grace_s_ = 10, kill_after_s_ = 5;
   bool prefix_ = false;

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <cstdlib>
 #include <utility>
 
 #include "command/names.hpp"
@@ -140,6 +141,12 @@ RankTransport parse_transport(std::string_view text) {
   for (const RankTransport transport : {RankTransport::shm, RankTransport::ucx})
     if (word == name(transport)) return transport;
   return RankTransport::threads;
+}
+
+std::string default_transport() {
+  const char* text = std::getenv("SEQCCL_TRANSPORT");
+  const bool is_set = text != nullptr && *text != 0 && std::string_view(text) != name(ProcessTransport::automatic);
+  return is_set ? text : name(RankTransport::threads);
 }
 
 void require_ranks(std::int64_t num_ranks) {

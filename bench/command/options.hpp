@@ -56,6 +56,8 @@ inline constexpr const char* mask_help =
 /// For --help.
 inline constexpr const char* transport_help =
     "What ranks are: threads of this process|shm: processes that share memory|ucx: processes that talk over UCX";
+/// What SEQCCL_TRANSPORT says; threads if it is not set, or automatic.
+[[nodiscard]] std::string default_transport();
 /// 1 to max_ranks. @throws Error(argument)
 void require_ranks(std::int64_t num_ranks);
 

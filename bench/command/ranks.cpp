@@ -22,6 +22,9 @@ using std::chrono::nanoseconds;
 /// notices that a process has died.
 constexpr int long_wait = 1 << 20;
 
+/// For ranks that are busy, or asleep, when another has failed: time to notice, and to write their flight record.
+constexpr auto grace = std::chrono::seconds(5);
+
 nanoseconds timeout_of(const RunSettings& settings) {
   return std::chrono::duration_cast<nanoseconds>(std::chrono::duration<double>(settings.timeout_s));
 }
@@ -51,7 +54,8 @@ void on_ranks(const RunSettings& settings, const std::function<void(Communicator
                            {.timeout = timeout_of(settings),
                             .num_threads = settings.num_threads,
                             .wait = settings.wait,
-                            .transport = settings.transport == RankTransport::ucx ? ProcessTransport::ucx : ProcessTransport::shm});
+                            .transport = settings.transport == RankTransport::ucx ? ProcessTransport::ucx : ProcessTransport::shm,
+                            .grace = grace});
   }
 }
 

@@ -15,7 +15,7 @@
 namespace seqccl::command {
 namespace {
 
-constexpr const char* examples =
+constexpr const char* run_attention_examples =
     "  seqccl run attention -i examples/data/text.safetensors -o out.safetensors --ranks 4 --method ring --mask causal --partition zigzag "
     "--check\n"
     "  seqccl run attention -i text.safetensors --ranks 8 --method all --mask causal+window:128,0 --check --json\n"
@@ -27,7 +27,7 @@ constexpr const char* examples =
 class RunAttention final : public Run {
  public:
   explicit RunAttention(CLI::App& parent) {
-    CLI::App& app = add_to(parent, "attention", "Softmax attention of whole tensors, sharded over ranks", examples);
+    CLI::App& app = add_to(parent, "attention", "Softmax attention of whole tensors, sharded over ranks", run_attention_examples);
     options_.add_to(app);
     choices_.add_to(app, "automatic|all|");
     app.add_option("--mask", mask_, mask_help)->capture_default_str();

@@ -12,7 +12,7 @@
 namespace seqccl::command {
 namespace {
 
-constexpr const char* examples =
+constexpr const char* run_decode_examples =
     "  seqccl run decode -i examples/data/text.safetensors --ranks 4 --merge all --check\n"
     "  seqccl run decode -i text.safetensors -o out.safetensors --ranks 8 --new-tokens 4 --page-tokens 16 --result by_heads --check\n\n"
     "Input tensors: q [B, N, Hq, D], k [B, N, Hkv, D], v [B, N, Hkv, Dv]. All but the last Tq tokens lie in the ranks' caches as\n"
@@ -22,8 +22,8 @@ constexpr const char* examples =
 class RunDecode final : public Run {
  public:
   explicit RunDecode(CLI::App& parent) {
-    CLI::App& app =
-        add_to(parent, "decode", "The last tokens of whole tensors, over a cache of the others that is sharded over ranks", examples);
+    CLI::App& app = add_to(parent, "decode", "The last tokens of whole tensors, over a cache of the others that is sharded over ranks",
+                           run_decode_examples);
     options_.add_to(app, /*has_backward=*/false);
     decode_.add_to(app);
     add_softmax(app);

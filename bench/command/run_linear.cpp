@@ -18,7 +18,7 @@
 namespace seqccl::command {
 namespace {
 
-constexpr const char* examples =
+constexpr const char* run_linear_examples =
     "  seqccl run linear -i examples/data/linear.safetensors --ranks 4 --scan all --check\n"
     "  seqccl run linear -i examples/data/linear.safetensors -o out.safetensors --ranks 4 --scan lasp1 --partition zigzag\n"
     "  seqccl run linear -i delta.safetensors --ranks 8 --scan zeco --column-blocks 8 --documents 200,112,200 --check\n\n"
@@ -30,7 +30,7 @@ constexpr const char* examples =
 class RunLinear final : public Run {
  public:
   explicit RunLinear(CLI::App& parent) {
-    CLI::App& app = add_to(parent, "linear", "Linear attention of whole tensors, sharded over ranks", examples);
+    CLI::App& app = add_to(parent, "linear", "Linear attention of whole tensors, sharded over ranks", run_linear_examples);
     options_.add_to(app, /*has_backward=*/true, "contiguous|zigzag|uneven:T0,T1,...");
     app.add_option("--kind", kind_,
                    fmt::format("{} (default: what bonus, beta and the shape of log_decay mean)", fmt::join(kind_list(), "|")));

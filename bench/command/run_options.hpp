@@ -8,12 +8,13 @@
 
 #include "command/check.hpp"
 #include "command/measure.hpp"
+#include "command/options.hpp"
 #include "command/safetensors.hpp"
 
 namespace seqccl::command {
 
 struct RunOptions {
-  std::string input, output, transport = "threads", partition = "contiguous", dtype, nodes, check, trace, wait = "auto";
+  std::string input, output, transport = default_transport(), partition = "contiguous", dtype, nodes, check, trace, wait = "auto";
   std::optional<double> scale;
   int num_ranks = 4, repeat = 1, warmup = 0, num_threads = 0;
   double timeout_s = 600;

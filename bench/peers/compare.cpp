@@ -1,6 +1,7 @@
 // compare.cpp - times this library beside others: one cell after the other, in each cell one library after the other, in rounds.
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -8,9 +9,11 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -152,6 +155,26 @@ struct Cell {
   std::vector<std::vector<double>> seconds;  // per library, per round
 };
 
+/// Before anything is started; empty if nothing is.
+std::string what_is_wrong(const Options& options) {
+  for (const int num_ranks : options.ranks)
+    if (num_ranks < 1 || num_ranks > peers::max_ranks)
+      return fmt::format("--ranks: {} is out of range, want 1 to {}", num_ranks, peers::max_ranks);
+  for (const std::uint64_t bytes : options.bytes)
+    if (bytes < 1 || bytes > peers::max_bytes) return fmt::format("--bytes: {} is out of range, want 1 to {}", bytes, peers::max_bytes);
+  if (options.json.empty()) return {};
+  std::FILE* file = std::fopen(options.json.c_str(), "a");  // what is there stays until the readings are
+  if (file == nullptr) return fmt::format("--json: {} cannot be written: {}", options.json, std::strerror(errno));
+  std::fclose(file);
+  return {};
+}
+
+std::vector<std::string> names_of(const std::vector<Peer>& peers) {
+  std::vector<std::string> names;
+  for (const Peer& peer : peers) names.push_back(peer.name);
+  return names;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -173,17 +196,21 @@ int main(int argc, char** argv) {
   app.add_option("--rounds", options.rounds, "measurements of each cell")->capture_default_str()->check(CLI::Range(1, 1000));
   app.add_option("--batch-ms", options.batch_ms, "time of one measurement")->capture_default_str()->check(CLI::Range(0.1, 10000.0));
   app.add_option("--json", options.json, "file for all readings");
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  if (const std::string wrong = what_is_wrong(options); !wrong.empty()) {
+    fmt::print(stderr, "seqccl_compare: {}\n", wrong);
+    return 2;
+  }
 
   const auto here = std::filesystem::read_symlink("/proc/self/exe").parent_path();
   const int num_cores = static_cast<int>(std::thread::hardware_concurrency());
   nlohmann::json all = nlohmann::json::array();
   int cells_good = 0, cells = 0;
   for (const int num_ranks : options.ranks) {
-    if (num_ranks < 1 || num_ranks > peers::max_ranks) {
-      fmt::print(stderr, "--ranks: {} is out of range, want 1 to {}\n", num_ranks, peers::max_ranks);
-      return 2;
-    }
     std::vector<std::unique_ptr<Ranks>> libraries;
     for (const Peer& peer : all_peers(here, num_ranks, num_cores)) {
       if (!options.names.empty() &&
@@ -195,6 +222,11 @@ int main(int argc, char** argv) {
         fmt::print(stderr, "{}: its {} ranks have not come, left out\n", peer.name, num_ranks);
         libraries.pop_back();
       }
+    }
+    if (libraries.empty()) {
+      fmt::print(stderr, "seqccl_compare: --libraries: none of those that are here ({}) begins with {}\n",
+                 fmt::join(names_of(all_peers(here, num_ranks, num_cores)), ", "), fmt::join(options.names, " or "));
+      return 2;
     }
     fmt::print("\n{} ranks on {} cores, microseconds per call (median of {} rounds)\n", num_ranks, num_cores, options.rounds);
     fmt::print("{:<11} {:<6} {:>8}", "operation", "source", "block");

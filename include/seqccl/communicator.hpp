@@ -44,7 +44,8 @@ struct ProcessRanks {
   int num_threads = 0;               // kernel threads per rank; 0: OMP_NUM_THREADS, else cores / ranks
   std::optional<WaitPolicy> wait{};  // none: WaitPolicy::for_host
   ProcessTransport transport = ProcessTransport::automatic;
-  std::string host{};  // ranks with the same name share a node; empty: of the system
+  std::string host{};                               // ranks with the same name share a node; empty: of the system
+  std::optional<std::chrono::nanoseconds> grace{};  // run_processes: a failed group's ranks have this long to end; none: for ever
 };
 
 struct ShrinkOptions {
@@ -73,7 +74,8 @@ struct ShrinkOptions {
 class Communicator {
  public:
   /// Ranks are the processes that a launcher has started (bootstrap.hpp: launch_from_env); they meet at rank 0's TCP store. If they are on
-  /// several hosts, topology() says which share one. SEQCCL_TRANSPORT (shm, ucx) decides where options.transport is automatic.
+  /// several hosts, topology() says which share one. SEQCCL_TRANSPORT (shm, ucx) decides where options.transport is automatic;
+  /// SEQCCL_TIMEOUT (seconds) replaces options.timeout.
   /// @throws Error(argument) without a launcher, or if the transport cannot be had; Error(stalled) that names the ranks that have not come
   /// within bootstrap_timeout
   [[nodiscard]] static Communicator from_env(const ProcessRanks& options = {});
@@ -190,10 +192,11 @@ void run_ranks(int num_ranks, const std::function<void(Communicator&)>& body, co
 ///     run_processes(4, [](Communicator& comm) { ... });    // forks 4 processes, returns when all have ended
 ///
 /// For tests, benchmarks and tools: what a rank writes is seen by the caller only in memory that was shared before. A rank that throws
-/// fails the group; the first cause is thrown again here. No process outlives the call, nor the caller.
+/// fails the group; the first cause is thrown again here. A rank that has not ended `grace` later is killed. No process outlives the
+/// call, nor the caller.
 ///
 /// Forks: the caller must have no other threads that hold locks. @throws Error(dead) that names a rank whose process ended by a signal or
-/// by exit
+/// by exit, and says what the others know of it
 void run_processes(int num_ranks, const std::function<void(Communicator&)>& body, const ProcessRanks& options = {});
 
 SEQCCL_END

@@ -48,8 +48,8 @@ class Transport;
 ///     operations                 oldest first: [{number, name, fingerprint (hex), begin_ns, end_ns or null, timeout_ns, description (id)}]
 ///     steps                      oldest first: [{operation, step, lane, label, begin_ns, end_ns or null, waited_for (rank) or null}]
 ///     peers                      of every rank, as this one saw it when it failed or was asked: [{rank, operations_begun,
-///     operations_ended,
-///                                compute_step (-1: none), waiting_for (-1: nobody), progress_ns, left, received_bytes, received_messages}]
+///                                operations_ended, compute_step (-1: none), waiting_for (-1: nobody), progress_ns, left, heard (false: it
+///                                never said what it did), received_bytes, received_messages}]
 ///
 /// waited_for is the peer that the step waited for last. Labels are those of the schedule where it is still known, that is in the operation
 /// that runs or failed; of older ones only kind and block are. Where no step lasts, as in a
@@ -151,7 +151,7 @@ class FlightRecorder {
     std::uint64_t begun = 0, ended = 0, received_bytes = 0, received_messages = 0;
     Nanoseconds progress_ns = 0;
     int compute_step = -1, waiting_for = -1;
-    bool left = false;
+    bool left = false, heard = true;  // not heard: the rank has never said what it does, and the rest is not known
   };
   struct StepRecord;
   struct Snapshot;

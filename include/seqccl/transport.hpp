@@ -114,8 +114,12 @@ class Transport {
   /// same ranks for all who get one. This end stays as it is, failed. @throws Error(stalled) if the others have gone on without this rank;
   /// Error(argument) if the transport cannot, or this rank has done it before; Error(local) if the system has no memory or no descriptor
   [[nodiscard]] virtual ShrunkTransport shrink(std::chrono::nanoseconds timeout);
-  /// What rank `rank` is doing.
+  /// What rank `rank` is doing; over a network, what it has said last.
   [[nodiscard]] virtual RankStatus& status(Rank rank) noexcept = 0;
+  /// When status() was true: the end of time where all ranks share it, the beginning of time if a rank has never said anything.
+  [[nodiscard]] virtual SteadyClock::time_point status_time(Rank /*rank*/) const noexcept { return SteadyClock::time_point::max(); }
+  /// Asks for the status of `rank`, without waiting; nothing where it is shared.
+  virtual void ask_for_status(Rank /*rank*/) noexcept {}
   /// A text that describes this rank's current operation, for comparison on a mismatch.
   virtual void describe_operation(std::string_view text) = 0;
   /// A step of the current operation has begun, on whichever thread runs it. Does nothing, except where faults are asked for.

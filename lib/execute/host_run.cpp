@@ -29,6 +29,16 @@ std::string waiting_text(const HostRun& run, const Wait& wait) {
                      run.where(wait.step));
 }
 
+/// What a rank has said last, where it cannot be seen.
+std::string last_word_text(const RankStatus& status, SteadyClock::time_point said) {
+  if (said == SteadyClock::time_point::min()) return "nothing was heard of it before";
+  const std::uint64_t operation = status.operation.load(), finished = status.finished.load();
+  const double seconds = std::chrono::duration<double>(SteadyClock::now() - said).count();
+  if (finished == operation) return fmt::format("{:.3g} s ago it had ended {} operations and begun no other", seconds, finished);
+  const std::int32_t step = status.step.load();
+  return fmt::format("{:.3g} s ago it was in operation {}{}", seconds, operation, step < 0 ? "" : fmt::format(", step {}", step));
+}
+
 }  // namespace
 
 // A short step costs less than reading the clock twice. Peers that judge this rank are told the coarse time; the record has when the run
@@ -103,6 +113,19 @@ std::optional<Error> diagnose(const HostRun& run, Wait& wait, SteadyClock::time_
       wait.suspected = {};
       return std::nullopt;
     }
+    // What it said before it was suspected may be long past: it is asked, and judged by its answer.
+    const auto now = SteadyClock::now();
+    if (wait.suspected == SteadyClock::time_point{}) wait.suspected = now;
+    if (const auto said = run.transport.status_time(rank); said < wait.suspected) {
+      if (now - wait.suspected >= look_about_patience)
+        return verdict(ErrorKind::stalled, {rank},
+                       fmt::format("rank {} does not answer: it has stopped, is never given a core, or cannot be "
+                                   "reached; {}",
+                                   rank, last_word_text(status, said)));
+      run.transport.ask_for_status(rank);
+      look_again = now + look_about_interval / 2;
+      return std::nullopt;
+    }
     if (operation > run.operation || finished >= run.operation) {
       return verdict(
           ErrorKind::mismatched, {path.back(), rank},
@@ -119,8 +142,6 @@ std::optional<Error> diagnose(const HostRun& run, Wait& wait, SteadyClock::time_
     if (waiting_for < 0)
       return verdict(ErrorKind::stalled, {rank}, fmt::format("rank {} is in operation {} and does nothing", rank, operation));
     // For whom a rank waits is true only if it still looks: one that is stopped may have been sent what it waited for.
-    const auto now = SteadyClock::now();
-    if (wait.suspected == SteadyClock::time_point{}) wait.suspected = now;
     if (time_point_of(status.looked_ns) < wait.suspected) {
       if (now - wait.suspected >= look_about_patience)
         return verdict(ErrorKind::stalled, {rank},

@@ -30,13 +30,13 @@ struct Message {
 
 /// A step that ends, or a message that both sides have posted. Of one time, steps that end come first, because what they
 /// release may still join the messages of that time; messages go by lane, position in the sender's exchange, sender.
-struct Event {
+struct Due {
   double time;
   std::uint64_t order;
   std::uint32_t index;  // message or step
   Rank rank;            // of the step; -1: a message
 
-  bool operator>(const Event& other) const noexcept { return time != other.time ? time > other.time : order > other.order; }
+  bool operator>(const Due& other) const noexcept { return time != other.time ? time > other.time : order > other.order; }
 };
 
 /// One side of a message, to be matched.
@@ -57,7 +57,7 @@ class Player {
   Simulation play() && {
     for (Rank rank = 0; rank < num_ranks(); ++rank) start_what_can(rank, 0.0, none);
     while (!events_.empty()) {
-      const Event event = events_.top();
+      const Due event = events_.top();
       events_.pop();
       if (event.rank < 0)
         reserve(messages_[event.index], event.time);
@@ -323,7 +323,7 @@ class Player {
   std::span<const Schedule> schedules_;
   const Cluster& cluster_;
   Simulation result_;
-  std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
+  std::priority_queue<Due, std::vector<Due>, std::greater<>> events_;
 
   std::vector<Number> first_step_;              // [rank]: number of the rank's first step; one more: number of all steps
   std::vector<Number> first_transfer_;          // likewise

@@ -97,9 +97,9 @@ struct Flight {
   std::vector<Fragment> fragments;
 };
 
-class Run {
+class Walk {
  public:
-  Run(std::span<const Schedule> schedules, const Claim& claim, std::span<const Message> messages) : run_(schedules, claim) {
+  Walk(std::span<const Schedule> schedules, const Claim& claim, std::span<const Message> messages) : run_(schedules, claim) {
     leaving_.resize(schedules.size());
     arriving_.resize(schedules.size());
     for (std::size_t rank = 0; rank < schedules.size(); ++rank) {
@@ -184,7 +184,7 @@ CheckReport check_coverage(std::span<const Schedule> schedules, const Claim& cla
     report.problems.push_back("cannot be followed: messages do not match, or steps wait for each other");
     return report;
   }
-  report.problems = checker::Run(schedules, claim, matching.messages).follow(order.events);
+  report.problems = checker::Walk(schedules, claim, matching.messages).follow(order.events);
   return report;
 }
 

@@ -87,17 +87,17 @@ Totals add_up(std::span<const Schedule> schedules, const Simulation& simulation,
   return totals;
 }
 
-using Row = std::vector<std::string>;
+using TableRow = std::vector<std::string>;
 
 /// Columns as wide as their widest cell; those named in `left` to the left, the others to the right.
-std::string table(const std::vector<Row>& rows, const std::set<std::size_t>& left) {
+std::string table(const std::vector<TableRow>& rows, const std::set<std::size_t>& left) {
   std::vector<std::size_t> widths;
-  for (const Row& row : rows) {
+  for (const TableRow& row : rows) {
     widths.resize(std::max(widths.size(), row.size()));
     for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
   }
   std::string text;
-  for (const Row& row : rows) {
+  for (const TableRow& row : rows) {
     std::string line;
     for (std::size_t i = 0; i < row.size(); ++i)
       line += left.contains(i) ? fmt::format("{:<{}}  ", row[i], widths[i]) : fmt::format("{:>{}}  ", row[i], widths[i]);
@@ -107,7 +107,7 @@ std::string table(const std::vector<Row>& rows, const std::set<std::size_t>& lef
   return text;
 }
 
-Row traffic_row(const char* links, const Traffic& traffic) {
+TableRow traffic_row(const char* links, const Traffic& traffic) {
   const auto bytes = [](const Busiest& most) {
     return most.value > 0 ? fmt::format("{} (rank {})", human_bytes(most.value), most.rank) : "-";
   };
@@ -150,7 +150,7 @@ std::string clock_text(const Step& step) {
 }
 
 std::string steps_text(const Schedule& schedule, const std::vector<StepTime>& times) {
-  std::vector<Row> rows{{"step", "lane", "what", "clock", "work", "begin", "end"}};
+  std::vector<TableRow> rows{{"step", "lane", "what", "clock", "work", "begin", "end"}};
   Clock number_in_lane{};
   for (std::size_t i = 0; i < schedule.steps.size(); ++i) {
     const Step& step = schedule.steps[i];
@@ -194,13 +194,13 @@ std::string explain(std::span<const Schedule> schedules, const Simulation& simul
   std::string text = fmt::format("{}: {} rank{}{}\n\n", schedules[0].name, schedules.size(), schedules.size() == 1 ? "" : "s",
                                  nodes.size() > 1 ? fmt::format(" on {} nodes", nodes.size()) : "");
 
-  std::vector<Row> links{{"links", "bytes", "busiest sends", "busiest receives", "messages", "busiest sends", "busiest receives"}};
+  std::vector<TableRow> links{{"links", "bytes", "busiest sends", "busiest receives", "messages", "busiest sends", "busiest receives"}};
   links.push_back(traffic_row("inside nodes", totals.inside));
   links.push_back(traffic_row("between nodes", totals.between));
   text += table(links, {0}) + "\n";
 
   const double mean_flops = totals.flops / num_ranks;
-  std::vector<Row> facts;
+  std::vector<TableRow> facts;
   facts.push_back({"compute", fmt::format("{}, balance {:.2f} (busiest / mean; rank {} has {})", human(totals.flops, "flop"),
                                           mean_flops > 0 ? totals.rank_flops.value / mean_flops : 1.0, totals.rank_flops.rank,
                                           human(totals.rank_flops.value, "flop"))});

@@ -19,16 +19,16 @@ using Segments = std::vector<std::vector<Segment>>;
 constexpr std::int64_t most_tokens = std::int64_t{1} << 56;  // positions may be added to mask bounds without overflow
 constexpr std::int64_t most_marked_tokens = std::int64_t{1} << 26;
 
-[[nodiscard]] Error refuse(const std::string& why) { return {ErrorKind::argument, "Partition::" + why}; }
+[[nodiscard]] Error refuse_partition(const std::string& why) { return {ErrorKind::argument, "Partition::" + why}; }
 
 void check_sizes(const char* who, std::int64_t num_tokens, std::int64_t num_ranks) {
-  if (num_tokens < 0 || num_tokens > most_tokens) throw refuse(fmt::format("{}: num_tokens is {}, want 0 to 2^56", who, num_tokens));
-  if (num_ranks < 1 || num_ranks > 1 << 30) throw refuse(fmt::format("{}: num_ranks is {}, want 1 to 2^30", who, num_ranks));
+  if (num_tokens < 0 || num_tokens > most_tokens) throw refuse_partition(fmt::format("{}: num_tokens is {}, want 0 to 2^56", who, num_tokens));
+  if (num_ranks < 1 || num_ranks > 1 << 30) throw refuse_partition(fmt::format("{}: num_ranks is {}, want 1 to 2^30", who, num_ranks));
 }
 
 void check_rank(const Partition& partition, const char* who, Rank rank) {
   if (rank < 0 || rank >= partition.num_ranks())
-    throw refuse(fmt::format("{}: rank is {}, want 0 to {}", who, rank, partition.num_ranks() - 1));
+    throw refuse_partition(fmt::format("{}: rank is {}, want 0 to {}", who, rank, partition.num_ranks() - 1));
 }
 
 // floor(i N / parts), where i N itself may overflow.
@@ -84,14 +84,14 @@ void check_cover_by_sorting(std::vector<Segment> all, std::int64_t step) {
             [step](const Segment& a, const Segment& b) { return std::pair(a.first % step, a.first) < std::pair(b.first % step, b.first); });
   for (std::size_t i = 1; i < all.size(); ++i)
     if (all[i].first % step == all[i - 1].first % step && all[i].first <= all[i - 1].last())
-      throw refuse(fmt::format("from_segments: segments hold token {} twice, want every token once", all[i].first));
+      throw refuse_partition(fmt::format("from_segments: segments hold token {} twice, want every token once", all[i].first));
 }
 
 void check_cover_by_marking(const std::vector<Segment>& all, std::int64_t num_tokens) {
   std::vector<bool> seen(static_cast<std::size_t>(num_tokens));
   for (const Segment& segment : all)
     for (std::int64_t i = 0; i < segment.count; ++i) {
-      if (seen[segment[i]]) throw refuse(fmt::format("from_segments: segments hold token {} twice, want every token once", segment[i]));
+      if (seen[segment[i]]) throw refuse_partition(fmt::format("from_segments: segments hold token {} twice, want every token once", segment[i]));
       seen[segment[i]] = true;
     }
 }
@@ -104,24 +104,24 @@ void check_cover(const Segments& segments, std::int64_t num_tokens) {
   for (std::size_t rank = 0; rank < segments.size(); ++rank)
     for (Segment segment : segments[rank]) {
       if (segment.count < 0 || segment.step < 1 || segment.first < 0)
-        throw refuse(fmt::format("from_segments: segments[{}] has {{first {}, count {}, step {}}}, want first >= 0, count >= 0, step >= 1",
+        throw refuse_partition(fmt::format("from_segments: segments[{}] has {{first {}, count {}, step {}}}, want first >= 0, count >= 0, step >= 1",
                                  rank, segment.first, segment.count, segment.step));
       if (segment.count == 0) continue;
       if (segment.first >= num_tokens || segment.count - 1 > (num_tokens - 1 - segment.first) / segment.step)
-        throw refuse(fmt::format("from_segments: segments[{}] has {{first {}, count {}, step {}}}, want tokens below num_tokens = {}", rank,
+        throw refuse_partition(fmt::format("from_segments: segments[{}] has {{first {}, count {}, step {}}}, want tokens below num_tokens = {}", rank,
                                  segment.first, segment.count, segment.step, num_tokens));
       total += segment.count;
-      if (total > num_tokens) throw refuse(fmt::format("from_segments: segments hold more than num_tokens = {} tokens", num_tokens));
+      if (total > num_tokens) throw refuse_partition(fmt::format("from_segments: segments hold more than num_tokens = {} tokens", num_tokens));
       if (segment.count > 1) {
         one_step = one_step && (step == 0 || step == segment.step);
         step = segment.step;
       }
       all.push_back(segment);
     }
-  if (total != num_tokens) throw refuse(fmt::format("from_segments: segments hold {} tokens, want num_tokens = {}", total, num_tokens));
+  if (total != num_tokens) throw refuse_partition(fmt::format("from_segments: segments hold {} tokens, want num_tokens = {}", total, num_tokens));
   if (one_step) return check_cover_by_sorting(std::move(all), std::max<std::int64_t>(step, 1));
   if (num_tokens > most_marked_tokens)
-    throw refuse(fmt::format("from_segments: segments mix steps over {} tokens, want one step, or at most 2^26 tokens", num_tokens));
+    throw refuse_partition(fmt::format("from_segments: segments mix steps over {} tokens, want one step, or at most 2^26 tokens", num_tokens));
   check_cover_by_marking(all, num_tokens);
 }
 
@@ -158,13 +158,13 @@ Partition Partition::striped(std::int64_t num_tokens, int num_ranks) {
 }
 
 Partition Partition::uneven(std::span<const std::int64_t> tokens_per_rank) {
-  if (tokens_per_rank.empty()) throw refuse("uneven: tokens_per_rank has 0 entries, want one per rank");
+  if (tokens_per_rank.empty()) throw refuse_partition("uneven: tokens_per_rank has 0 entries, want one per rank");
   Segments segments;
   std::int64_t first = 0;
   for (std::size_t rank = 0; rank < tokens_per_rank.size(); ++rank) {
     const std::int64_t count = tokens_per_rank[rank];
     if (count < 0 || count > most_tokens - first)
-      throw refuse(fmt::format("uneven: tokens_per_rank[{}] is {}, want 0 or more, and at most 2^56 in all", rank, count));
+      throw refuse_partition(fmt::format("uneven: tokens_per_rank[{}] is {}, want 0 or more, and at most 2^56 in all", rank, count));
     segments.push_back({{first, count, 1}});
     first += count;
   }
@@ -172,7 +172,7 @@ Partition Partition::uneven(std::span<const std::int64_t> tokens_per_rank) {
 }
 
 Partition Partition::from_segments(std::int64_t num_tokens, Segments segments) {
-  if (segments.empty()) throw refuse("from_segments: segments has 0 lists, want one per rank");
+  if (segments.empty()) throw refuse_partition("from_segments: segments has 0 lists, want one per rank");
   check_sizes("from_segments", num_tokens, static_cast<std::int64_t>(segments.size()));
   check_cover(segments, num_tokens);
   return {"explicit", num_tokens, segments};
@@ -181,7 +181,7 @@ Partition Partition::from_segments(std::int64_t num_tokens, Segments segments) {
 std::int64_t Partition::global_position(Rank rank, std::int64_t local) const {
   check_rank(*this, "global_position", rank);
   if (local < 0 || local >= tokens_on(rank))
-    throw refuse(fmt::format("global_position: local is {}, want 0 to {} on rank {}", local, tokens_on(rank) - 1, rank));
+    throw refuse_partition(fmt::format("global_position: local is {}, want 0 to {} on rank {}", local, tokens_on(rank) - 1, rank));
   std::int64_t rest = local;
   for (const Segment& segment : segments(rank)) {
     if (rest < segment.count) return segment[rest];
@@ -192,7 +192,7 @@ std::int64_t Partition::global_position(Rank rank, std::int64_t local) const {
 
 Partition::Place Partition::place_of(std::int64_t position) const {
   if (position < 0 || position >= num_tokens_)
-    throw refuse(fmt::format("place_of: position is {}, want 0 to {}", position, num_tokens_ - 1));
+    throw refuse_partition(fmt::format("place_of: position is {}, want 0 to {}", position, num_tokens_ - 1));
   for (Rank rank = 0; rank < num_ranks(); ++rank) {
     std::int64_t local = 0;
     for (const Segment& segment : segments(rank)) {
@@ -216,7 +216,7 @@ std::vector<std::int64_t> Partition::position_ids(Rank rank) const {
 std::vector<Piece> Partition::pieces(Rank rank, Rows rows, std::int64_t row_offset) const {
   check_rank(*this, "pieces", rank);
   if (rows.first < 0 || rows.count < 0 || rows.first > tokens_on(rank) || rows.count > tokens_on(rank) - rows.first)
-    throw refuse(fmt::format("pieces: rows is {{first {}, count {}}}, want a part of the {} tokens of rank {}", rows.first, rows.count,
+    throw refuse_partition(fmt::format("pieces: rows is {{first {}, count {}}}, want a part of the {} tokens of rank {}", rows.first, rows.count,
                              tokens_on(rank), rank));
   std::vector<Piece> result;
   std::int64_t begin = 0;

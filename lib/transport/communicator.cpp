@@ -16,10 +16,8 @@
 #include <utility>
 
 #include "fault/transport.hpp"
-#include "shm/transport.hpp"
+#include "meet.hpp"
 #include "threads/transport.hpp"
-#include "ucx/library.hpp"
-#include "ucx/transport.hpp"
 #include "usable_cores.hpp"
 #include "work_queue.hpp"
 
@@ -215,63 +213,6 @@ std::byte* Communicator::arena(std::size_t num_bytes) {
 
 namespace {
 
-/// This rank's end, and on which node each rank is (none: all on one).
-struct Met {
-  std::unique_ptr<Transport> transport;
-  std::vector<int> node;
-  int ranks_on_host = 1;
-};
-
-struct Elsewhere {};  // a rank is on another host
-
-Met meet_over_ucx(Rank rank, const ucx::Door& door, const std::vector<std::string>& texts, const ProcessRanks& options) {
-  int ranks_on_host = 0;
-  for (std::size_t peer = 0; peer < texts.size(); ++peer)
-    ranks_on_host += ucx::Card::parse(static_cast<Rank>(peer), texts[peer]).place == door.card().place ? 1 : 0;
-  const WaitPolicy wait = options.wait.value_or(WaitPolicy::for_host(ranks_on_host));
-  UcxRank end = ucx_transport(rank, door, texts, wait, options.bootstrap_timeout);
-  return {std::move(end.transport), std::move(end.node), ranks_on_host};
-}
-
-Met meet_over_shm(Rank rank, int num_ranks, const AllGather& all_gather, const ProcessRanks& options) {
-  const WaitPolicy wait = options.wait.value_or(WaitPolicy::for_host(num_ranks));
-  return {shm_transport(rank, num_ranks, all_gather, wait, options.bootstrap_timeout), {}, num_ranks};
-}
-
-/// Both cards go through the one all-gather; the hosts decide.
-Met meet_anyhow(Rank rank, int num_ranks, const AllGather& all_gather, const ProcessRanks& options) {
-  const ucx::Door door(rank, num_ranks, options.host);
-  std::vector<std::string> cards;
-  const AllGather both = [&](std::string_view mine) {
-    std::vector<std::string> texts = all_gather(fmt::format("{}\n{}", mine, door.card().text()));
-    bool together = true;
-    for (std::string& text : texts) {
-      const std::size_t end = text.find('\n');
-      if (end == std::string::npos) return texts;  // the first card of another build says what is wrong
-      cards.push_back(text.substr(end + 1));
-      text.resize(end);
-      const ucx::Card card = ucx::Card::parse(static_cast<Rank>(cards.size() - 1), cards.back());
-      together = together && card.host == door.card().host && card.place == door.card().place;
-    }
-    if (!together) throw Elsewhere{};
-    return texts;
-  };
-  try {
-    return meet_over_shm(rank, num_ranks, both, options);
-  } catch (const Elsewhere&) {
-    return meet_over_ucx(rank, door, cards, options);
-  }
-}
-
-Met meet(Rank rank, int num_ranks, const AllGather& all_gather, const ProcessRanks& options) {
-  if (options.transport == ProcessTransport::shm) return meet_over_shm(rank, num_ranks, all_gather, options);
-  if (options.transport == ProcessTransport::automatic) return meet_anyhow(rank, num_ranks, all_gather, options);
-  const ucx::Found found = ucx::find_library();
-  if (!found.is_there) throw Error(ErrorKind::argument, fmt::format("ProcessRanks: transport is ucx, which is not there: {}", found.text));
-  const ucx::Door door(rank, num_ranks, options.host);
-  return meet_over_ucx(rank, door, all_gather(door.card().text()), options);
-}
-
 ProcessTransport transport_from_env() {
   const char* text = std::getenv("SEQCCL_TRANSPORT");
   if (text == nullptr || *text == 0) return ProcessTransport::automatic;
@@ -280,13 +221,18 @@ ProcessTransport transport_from_env() {
   throw Error(ErrorKind::argument, fmt::format("Communicator::from_env: SEQCCL_TRANSPORT is \"{}\", want automatic, shm or ucx", text));
 }
 
-}  // namespace
-
-TransportState transport_state(ProcessTransport transport) {
-  if (transport != ProcessTransport::ucx) return {true, "ranks of one host"};
-  ucx::Found found = ucx::find_library();
-  return {found.is_there, std::move(found.text)};
+/// Wins over the program: who starts it knows how long a rank may be silent there.
+std::chrono::nanoseconds timeout_from_env(std::chrono::nanoseconds otherwise) {
+  const char* text = std::getenv("SEQCCL_TIMEOUT");
+  if (text == nullptr || *text == 0) return otherwise;
+  char* end = nullptr;
+  const double seconds = std::strtod(text, &end);
+  if (*end != 0 || !(seconds >= 1e-3 && seconds <= 1e9))
+    throw Error(ErrorKind::argument, fmt::format("Communicator::from_env: SEQCCL_TIMEOUT is \"{}\", want seconds from 0.001 to 1e9", text));
+  return std::chrono::nanoseconds(static_cast<std::int64_t>(seconds * 1e9));
 }
+
+}  // namespace
 
 Communicator Communicator::from_callback(Rank rank, int num_ranks, const AllGather& all_gather, const ProcessRanks& options) {
   if (!all_gather) throw Error(ErrorKind::argument, "Communicator::from_callback: all_gather is empty, want a function");
@@ -294,7 +240,7 @@ Communicator Communicator::from_callback(Rank rank, int num_ranks, const AllGath
     throw Error(ErrorKind::argument, fmt::format("Communicator::from_callback: bootstrap_timeout is {} ns, want more than 0",
                                                  options.bootstrap_timeout.count()));
   const auto faults = fault::asked_for(fault::Ranks::processes);  // before the others are met: a wrong text leaves nobody waiting for long
-  Met met = meet(rank, num_ranks, all_gather, options);
+  Met met = meet_ranks(rank, num_ranks, all_gather, options);
   Communicator comm(fault::with_faults(std::move(met.transport), faults), met.ranks_on_host);
   if (std::any_of(met.node.begin(), met.node.end(), [](int node) { return node != 0; })) comm.set_topology({std::move(met.node)});
   comm.set_timeout(options.timeout);
@@ -311,6 +257,7 @@ Communicator Communicator::from_env(const ProcessRanks& options) {
   const LaunchInfo launch = launch_from_env();
   ProcessRanks chosen = options;
   if (chosen.transport == ProcessTransport::automatic) chosen.transport = transport_from_env();
+  chosen.timeout = timeout_from_env(options.timeout);
   const auto store = tcp_store(launch, options.bootstrap_timeout);
   Communicator comm = from_store(*store, launch.rank, launch.num_ranks, chosen);
   comm.transport().flight_recorder().set_job(launch.job, options.group);

@@ -36,14 +36,19 @@ std::string where(const MismatchSide& side) {
 Error mismatch_error(Rank noticed_by, int num_ranks, const MismatchSide& sender, const MismatchSide& receiver) {
   const bool sends = noticed_by == sender.rank;
   const MismatchSide &mine = sends ? sender : receiver, &theirs = sends ? receiver : sender;
-  const auto what = sender.num_bytes != receiver.num_bytes
+  const bool is_same = sender.num_bytes == receiver.num_bytes && mine.operation == theirs.operation && mine.text == theirs.text;
+  const auto what = is_same ? fmt::format(
+                                  "{} a message that carries another flag than rank {} {}, though both call the same: it was damaged "
+                                  "on its way, or their plans differ in what their descriptions do not say",
+                                  sends ? "sends" : "expects", theirs.rank, sends ? "expects" : "sends")
+                    : sender.num_bytes != receiver.num_bytes
                         ? fmt::format("{} {} bytes where rank {} {} {}", sends ? "sends" : "expects", mine.num_bytes, theirs.rank,
                                       sends ? "expects" : "sends", theirs.num_bytes)
                         : fmt::format("{} a message of another operation than rank {} {}", sends ? "sends" : "expects", theirs.rank,
                                       sends ? "expects" : "sends");
   return {ErrorKind::mismatched,
-          fmt::format("rank {} of {}: {}: rank {} is in {}, rank {} in {}; {}", noticed_by, num_ranks, what, mine.rank, where(mine),
-                      theirs.rank, where(theirs), first_difference(mine.text, theirs.text)),
+          fmt::format("rank {} of {}: {}: rank {} is in {}, rank {} in {}{}", noticed_by, num_ranks, what, mine.rank, where(mine),
+                      theirs.rank, where(theirs), is_same ? "" : "; " + first_difference(mine.text, theirs.text)),
           {mine.rank, theirs.rank}};
 }
 

@@ -1,6 +1,7 @@
 // processes.cpp - forks ranks, lets them meet, and brings home how they ended.
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -116,46 +117,71 @@ int live(SharedBoard& shared, Rank rank, int num_ranks, const std::function<void
 /// Children that are ended with it.
 class Children {
  public:
+  enum class State { running, stopped, ended };
+  struct Child {
+    pid_t process = 0;
+    State state = State::running;
+    int status = 0;  // as waitpid says
+    bool is_ended_here = false;
+  };
+
   Children() = default;
   Children(const Children&) = delete;
   Children& operator=(const Children&) = delete;
   ~Children() {
-    for (const pid_t process : processes_)
-      if (process > 0) ::kill(process, SIGKILL);
-    for (Rank rank = 0; rank < static_cast<Rank>(processes_.size()); ++rank) (void)wait(rank);
+    end_rest();
+    for (Child& child : children_)
+      if (child.state != State::ended) (void)wait_for(child.process, child.status, 0);
   }
-  void add(pid_t process) { processes_.push_back(process); }
-  /// How the rank ended, as waitpid says.
-  int wait(Rank rank) {
-    const int status = look(rank, 0);
-    processes_[static_cast<std::size_t>(rank)] = 0;
-    return status;
+  void add(pid_t process) { children_.push_back({process}); }
+  [[nodiscard]] const std::vector<Child>& all() const noexcept { return children_; }
+  [[nodiscard]] int count(State state) const {
+    return static_cast<int>(std::count_if(children_.begin(), children_.end(), [&](const Child& child) { return child.state == state; }));
   }
-  /// The same, but also returns, and true, when the rank is stopped by a signal.
-  bool wait_or_stopped(Rank rank, int& status) {
-    status = look(rank, WUNTRACED);
-    if (WIFSTOPPED(status)) return true;
-    processes_[static_cast<std::size_t>(rank)] = 0;
-    return false;
+
+  /// Looks at each; true if one has ended, stopped or gone on since the last look.
+  bool look() {
+    bool any = false;
+    for (Child& child : children_) {
+      while (child.state != State::ended) {
+        int status = 0;
+        if (wait_for(child.process, status, WNOHANG | WUNTRACED | WCONTINUED) <= 0) break;
+        any = true;
+        child.status = status;
+        child.state = WIFSTOPPED(status) ? State::stopped : WIFCONTINUED(status) ? State::running : State::ended;
+      }
+    }
+    return any;
   }
-  /// Ends a rank that is stopped; one that was let go on meanwhile is left alone. True if it was ended.
-  bool end_stopped(Rank rank) {
-    if (WIFCONTINUED(look(rank, WCONTINUED | WNOHANG))) return false;
-    return ::kill(processes_[static_cast<std::size_t>(rank)], SIGKILL) == 0;
+  void end_rest() {
+    for (Child& child : children_)
+      if (child.state != State::ended) {
+        child.is_ended_here = true;
+        (void)::kill(child.process, SIGKILL);
+      }
   }
 
  private:
-  int look(Rank rank, int options) {
-    const pid_t process = processes_[static_cast<std::size_t>(rank)];
-    int status = 0;
+  static pid_t wait_for(pid_t process, int& status, int options) {
     pid_t seen = -1;
-    while (process > 0 && (seen = ::waitpid(process, &status, options)) < 0 && errno == EINTR) {
+    while ((seen = ::waitpid(process, &status, options)) < 0 && errno == EINTR) {
     }
-    return seen > 0 ? status : 0;
+    return seen;
   }
-
-  std::vector<pid_t> processes_;
+  std::vector<Child> children_;
 };
+
+/// By a signal, or by an exit that no error explains.
+bool is_bad_end(const Children::Child& child, Board& board) {
+  if (child.state != Children::State::ended) return false;
+  if (!WIFEXITED(child.status)) return true;
+  const int code = WEXITSTATUS(child.status);
+  return code > 1 || (code == 1 && board.state.load() == Board::none);
+}
+
+bool any_ended_badly(const Children& children, Board& board) {
+  return std::any_of(children.all().begin(), children.all().end(), [&](const Children::Child& child) { return is_bad_end(child, board); });
+}
 
 }  // namespace
 
@@ -179,33 +205,47 @@ void run_processes(int num_ranks, const std::function<void(Communicator&)>& body
     children.add(process);
   }
 
-  std::vector<Rank> signalled, stopped;
-  std::string how;
-  const auto note = [&](Rank rank, int status) {
-    if (WIFEXITED(status) && WEXITSTATUS(status) <= 1 && (WEXITSTATUS(status) == 0 || shared.board().state.load() != Board::none)) return;
-    signalled.push_back(rank);
-    how += how.empty() ? "" : ", ";
-    how += WIFSIGNALED(status) ? fmt::format("rank {} by signal {} ({})", rank, WTERMSIG(status), ::strsignal(WTERMSIG(status)))
-                               : fmt::format("rank {} by exit({})", rank, WEXITSTATUS(status));
-  };
-  for (Rank rank = 0; rank < num_ranks; ++rank) {
-    int status = 0;
-    if (children.wait_or_stopped(rank, status))
-      stopped.push_back(rank);
-    else
-      note(rank, status);
-  }
-  // All others have ended. Where one of them says that the group has failed, a rank that is still stopped would be waited for in vain.
-  for (const Rank rank : stopped) {
-    const bool is_ended = shared.board().state.load() != Board::none && children.end_stopped(rank);
-    const int status = children.wait(rank);
-    if (!is_ended) note(rank, status);
-  }
-  if (!signalled.empty()) throw Error(ErrorKind::dead, fmt::format("run_processes: ended: {}", how), std::move(signalled));
   Board& board = shared.board();
-  if (board.state.load() == Board::written)
-    throw Error(static_cast<ErrorKind>(board.kind), std::string(board.text, static_cast<std::size_t>(board.num_chars)),
-                std::vector<Rank>(board.culprits, board.culprits + board.num_culprits));
+  constexpr auto first_pause = std::chrono::microseconds(50), longest_pause = std::chrono::microseconds(5000);
+  auto pause = first_pause;
+  std::optional<SteadyClock::time_point> end_at;
+  while (children.count(Children::State::ended) < num_ranks) {
+    pause = children.look() ? first_pause : std::min(2 * pause, longest_pause);
+    std::this_thread::sleep_for(pause);
+    const bool has_failed = board.state.load() != Board::none || any_ended_badly(children, board);
+    if (!has_failed) continue;
+    // A rank that is stopped would be waited for in vain once all others have ended; one that is busy has its grace.
+    if (board.state.load() != Board::none && children.count(Children::State::running) == 0) children.end_rest();
+    if (options.grace && !end_at) end_at = SteadyClock::now() + *options.grace;
+    if (end_at && SteadyClock::now() >= *end_at) children.end_rest();
+  }
+
+  std::vector<Rank> gone, late;
+  std::string how;
+  for (Rank rank = 0; rank < num_ranks; ++rank) {
+    const Children::Child& child = children.all()[static_cast<std::size_t>(rank)];
+    if (child.is_ended_here && WIFSIGNALED(child.status) && WTERMSIG(child.status) == SIGKILL) {
+      late.push_back(rank);
+      continue;
+    }
+    if (!is_bad_end(child, board)) continue;
+    gone.push_back(rank);
+    how += how.empty() ? "" : ", ";
+    how += WIFSIGNALED(child.status)
+               ? fmt::format("rank {} by signal {} ({})", rank, WTERMSIG(child.status), ::strsignal(WTERMSIG(child.status)))
+               : fmt::format("rank {} by exit({})", rank, WEXITSTATUS(child.status));
+  }
+  const bool is_told = board.state.load() == Board::written;
+  std::string text = is_told ? std::string(board.text, static_cast<std::size_t>(board.num_chars)) : "";
+  if (end_at && !late.empty())
+    text += fmt::format("{}rank {} had not ended {:.3g} s after the group failed, and was killed", text.empty() ? "" : "; ",
+                        fmt::join(late, ", "), std::chrono::duration<double>(*options.grace).count());
+  if (!gone.empty()) {
+    text = fmt::format("run_processes: ended: {}{}{}", how, text.empty() ? "" : "; ", text);
+    throw Error(ErrorKind::dead, text, std::move(gone));
+  }
+  if (is_told)
+    throw Error(static_cast<ErrorKind>(board.kind), text, std::vector<Rank>(board.culprits, board.culprits + board.num_culprits));
 }
 
 SEQCCL_END

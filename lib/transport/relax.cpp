@@ -11,7 +11,6 @@
 SEQCCL_BEGIN
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using namespace std::chrono_literals;
 
 /// The thread's mask without this core, and then the mask again: the scheduler moves a thread at once only if it must.
@@ -32,10 +31,10 @@ void offer_core() noexcept {
   constexpr std::chrono::nanoseconds somebody_ran = 1500ns, between_moves = 5ms;  // a yield with nobody there takes 0.3 to 0.6 us
   constexpr int patience = 16;
   thread_local int num_taken = 0;
-  thread_local Clock::time_point last_move{};
-  const auto before = Clock::now();
+  thread_local std::chrono::steady_clock::time_point last_move{};
+  const auto before = std::chrono::steady_clock::now();
   std::this_thread::yield();
-  const auto after = Clock::now();
+  const auto after = std::chrono::steady_clock::now();
   num_taken = after - before > somebody_ran ? num_taken + 1 : 0;
   if (num_taken < patience) return;
   // Not the same for two ranks, or both would leave for the same core. Asked each time: a forked rank has the variables of its parent.

@@ -12,7 +12,9 @@ namespace {
 class EveryMethod : public ::testing::TestWithParam<Method> {};
 
 TEST_P(EveryMethod, AgreesWithDenseAttention) {
+  int number = 0;
   for (const std::vector<int>& level : pairwise_cases(softmax_factors, 11 + static_cast<int>(GetParam()))) {
+    if (is_sanitized && ++number % 3 != 0) continue;
     run_softmax_case(GetParam(), level);
     if (HasFailure()) return;
   }

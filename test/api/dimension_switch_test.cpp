@@ -45,7 +45,7 @@ auto shaped(Tensor& tensor, const std::vector<std::int64_t>& shape) {
   return view;
 }
 
-std::vector<DimensionSwitchSpec> switches(int num_ranks) {
+std::vector<DimensionSwitchSpec> switch_specs(int num_ranks) {
   const std::int64_t P = num_ranks;
   return {{.shape = {2 * P, 3 * P, 4}, .from = 0, .to = 1},        {.shape = {2, 13, 9, 3}, .from = 1, .to = 2, .dtype = bf16},
           {.shape = {2, 5, 3, 11, 3}, .from = 3, .to = 1},         {.shape = {2, 9, 7, 2, 11, 5}, .from = 4, .to = 0, .dtype = f16},
@@ -54,7 +54,7 @@ std::vector<DimensionSwitchSpec> switches(int num_ranks) {
 
 TEST(DimensionSwitch, EveryBitLandsAndComesBack) {
   for (const int num_ranks : ranks_of)
-    for (const DimensionSwitchSpec& there : switches(num_ranks))
+    for (const DimensionSwitchSpec& there : switch_specs(num_ranks))
       for (const DimensionSwitchSpec& spec : {there, there.transposed()}) {
         SCOPED_TRACE(spec.describe());
         HostTensor whole = coded(spec.dtype, {product(spec.shape)});
@@ -87,7 +87,7 @@ TEST(DimensionSwitch, EveryBitLandsAndComesBack) {
 
 TEST(DimensionSwitch, TheWayBackIsTheTranspose) {
   for (const int num_ranks : ranks_of)
-    for (DimensionSwitchSpec spec : switches(num_ranks)) {
+    for (DimensionSwitchSpec spec : switch_specs(num_ranks)) {
       spec.dtype = f32;
       const std::int64_t size = product(spec.shape);
       const HostTensor x = integers(f32, {size}, 1), y = integers(f32, {size}, 2);

@@ -9,6 +9,7 @@
 #include "api/linear_problem.hpp"
 #include "collectives/linear_plans.hpp"
 #include "support/pairwise.hpp"
+#include "support/ranks.hpp"
 
 namespace seqccl::test {
 
@@ -16,8 +17,7 @@ namespace seqccl::test {
 inline const std::vector<int> linear_factors{8, 5, 7, 4, 3, 4, 4, 4, 3, 3, 2};
 
 inline void run_linear_case(const std::vector<int>& level) {
-  constexpr int ranks_of[] = {1, 2, 3, 4, 5, 7, 8};
-  constexpr DType dtypes[] = {f32, bf16, f16};
+  constexpr DType element_types[] = {f32, bf16, f16};
   constexpr std::pair<std::int64_t, std::int64_t> dims[] = {{16, 16}, {8, 24}, {33, 8}};
   LinearSpec spec;
   spec.kind = all_kinds[level[0]];
@@ -30,7 +30,7 @@ inline void run_linear_case(const std::vector<int>& level) {
   spec.documents = all_documents(num_tokens, num_ranks)[level[5]];
   spec.state_in = (level[6] & 1) != 0;
   spec.state_out = (level[6] & 2) != 0;
-  spec.dtype = dtypes[level[8]];
+  spec.dtype = element_types[level[8]];
   std::tie(spec.head_dim, spec.v_head_dim) = dims[level[9]];
   spec.batch = 1 + level[10];
   spec.heads = 2;

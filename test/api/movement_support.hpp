@@ -11,12 +11,12 @@
 #include "collectives/plans.hpp"
 #include "seqccl/movement.hpp"
 #include "sequence/refusal.hpp"
+#include "support/ranks.hpp"
 #include "support/tensor.hpp"
 #include "support/watchdog.hpp"
 
 namespace seqccl::test {
 
-inline constexpr int ranks_of[] = {1, 2, 3, 4, 5, 7, 8};
 
 /// Any bits, NaNs and all; no two elements are equal.
 inline HostTensor coded(DType dtype, std::initializer_list<std::int64_t> shape) {

@@ -7,6 +7,7 @@
 #include "api/softmax_problem.hpp"
 #include "collectives/plans.hpp"
 #include "support/pairwise.hpp"
+#include "support/ranks.hpp"
 
 namespace seqccl::test {
 
@@ -16,7 +17,6 @@ inline std::vector<Method> all_methods() {
   return methods;
 }
 
-inline constexpr int ranks_of[] = {1, 2, 3, 4, 5, 7, 8};
 inline constexpr DType dtypes[] = {f32, bf16, f16};
 struct HeadCounts {
   std::int64_t q, kv, dim, dim_v;

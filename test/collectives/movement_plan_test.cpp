@@ -5,11 +5,10 @@
 #include "collectives/linear_plans.hpp"
 #include "seqccl/check.hpp"
 #include "seqccl/cost.hpp"
+#include "support/ranks.hpp"
 
 namespace seqccl::test {
 namespace {
-
-constexpr int ranks_of[] = {1, 2, 3, 4, 5, 7, 8};
 
 std::uint64_t received(const Schedule& schedule) { return cost_of(schedule).total_received_bytes; }
 

@@ -9,7 +9,7 @@
 namespace seqccl::test {
 namespace {
 
-constexpr int plan_ranks_of[] = {1, 2, 3, 4, 5, 7, 8, 16};
+constexpr int receivable_ranks[] = {1, 2, 3, 4, 5, 7, 8, 16};
 
 enum class Who { nobody, everybody, odd_ranks };
 
@@ -58,7 +58,7 @@ void expect_same_in_place(int num_ranks, Record&& record) {
 }
 
 TEST(ReceivablePlan, SequenceGather) {
-  for (const int num_ranks : plan_ranks_of)
+  for (const int num_ranks : receivable_ranks)
     for (const std::int64_t N : {std::int64_t{4} * num_ranks, std::int64_t{29}})
       for (const Partition& partition : all_partitions(N, num_ranks)) {
         SCOPED_TRACE(partition.describe());
@@ -69,7 +69,7 @@ TEST(ReceivablePlan, SequenceGather) {
 }
 
 TEST(ReceivablePlan, HeadSwap) {
-  for (const int num_ranks : plan_ranks_of)
+  for (const int num_ranks : receivable_ranks)
     for (const std::int64_t N : {std::int64_t{4} * num_ranks, std::int64_t{29}})
       for (const Partition& partition : all_partitions(N, num_ranks)) {
         SCOPED_TRACE(partition.describe());
@@ -80,7 +80,7 @@ TEST(ReceivablePlan, HeadSwap) {
 }
 
 TEST(ReceivablePlan, DimensionSwitch) {
-  for (const int num_ranks : plan_ranks_of)
+  for (const int num_ranks : receivable_ranks)
     for (const DimensionSwitchSpec& there : switches(num_ranks))
       for (DimensionSwitchSpec spec : {there, there.transposed()}) {
         spec.dtype = f32;

@@ -360,6 +360,7 @@ Json made_record(Rank rank, int num_ranks, std::int64_t compute_ms) {
                                {"waiting_for", -1},
                                {"progress_ns", 9999 * ms},
                                {"left", false},
+                               {"heard", true},
                                {"received_bytes", 0},
                                {"received_messages", 0}});
   return record;
@@ -476,6 +477,19 @@ TEST(Doctor, FilesThatAreNotRightAreNamedAndTheRestIsUsed) {
   const Diagnosed found = doctor({files[0], files[1], files[2], healthy(folder, 2, "other")[0]});
   EXPECT_HAS(found.err, "2 ranks; want one group at a time");
   EXPECT_EQ(doctor({folder.file("no such file"), files[0], files[1], files[2]}).code, exit_check_failed);
+}
+
+TEST(Doctor, OfTwoRunsInAFolderTheLaterIsRead) {
+  const Folder folder;
+  for (const std::string& file : healthy(folder, 3, "seqccl-older")) {
+    Json record = Json::parse(text_of(file));
+    record["job"] = "older";
+    write_text(file, record.dump());
+  }
+  (void)healthy(folder, 2, "seqccl-newer");
+  const Diagnosed found = doctor(std::vector<std::string>{folder.file("")});
+  EXPECT_HAS(found.text, "2 of 2 ranks");
+  EXPECT_HAS(found.err, "is of job 'older'");
 }
 
 TEST(Doctor, BadUseIsRefused) {

@@ -21,6 +21,7 @@
 
 #include "layer.hpp"
 #include "seqccl/seqccl.hpp"
+#include "support/alarm.hpp"
 #include "support/watchdog.hpp"
 
 namespace seqccl::test {
@@ -69,26 +70,6 @@ struct Asked {
     if (!text.empty()) ::setenv("SEQCCL_FAULT", text.c_str(), 1);
   }
   ~Asked() { ::unsetenv("SEQCCL_FAULT"); }
-};
-
-/// Ends this process if a case hangs. A signal, not a thread: where ranks are forked there must be no second thread, which may hold a lock
-/// of the allocator just then.
-class Alarm {
- public:
-  explicit Alarm(unsigned num_seconds) {
-    std::signal(SIGALRM, [](int) {
-      constexpr char text[] = "alarm: a case hangs, and no rank's watchdog has ended it\n";
-      (void)!::write(2, text, sizeof(text) - 1);
-      std::abort();
-    });
-    ::alarm(num_seconds);
-  }
-  ~Alarm() {
-    ::alarm(0);
-    std::signal(SIGALRM, SIG_DFL);
-  }
-  Alarm(const Alarm&) = delete;
-  Alarm& operator=(const Alarm&) = delete;
 };
 
 bool is_stopped(pid_t process) {
@@ -286,6 +267,9 @@ void expect_survivor(const Case& it, Rank rank, const Told& told) {
   const std::string text = told.text;
   EXPECT_NE(text.find("step "), std::string::npos);
   EXPECT_TRUE(text.find("operation") != std::string::npos || text.find(" on rank ") != std::string::npos);
+  if (it.how == How::stop) {  // in the midst of the operation
+    EXPECT_EQ(text.find("has not called"), std::string::npos);
+  }
 }
 
 }  // namespace

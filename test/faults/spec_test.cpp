@@ -150,11 +150,12 @@ TEST(FaultRanks, TheLogSaysThatFaultsAreOn) {
     run_ranks(2, [](Communicator&) {});
   }
   set_log_sink({});
-  ASSERT_EQ(lines.size(), 2u);
+  ASSERT_EQ(lines.size(), 3u);
   EXPECT_NE(lines[0].find("rank 5 is not one of the 2 ranks"), std::string::npos) << lines[0];
   EXPECT_NE(lines[1].find("faults are on (SEQCCL_FAULT): rank=1,op=never"), std::string::npos) << lines[1];
+  EXPECT_NE(lines[2].find("no such operation and step has come, so this did nothing: rank=1,op=never"), std::string::npos) << lines[2];
   run_ranks(2, [](Communicator&) {});  // no fault, no line, and no sink
-  EXPECT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines.size(), 3u);
 }
 
 }  // namespace

@@ -93,10 +93,10 @@ TEST(Merge, AssociatesUpToRounding) {
 
 TEST(Merge, IsNotIdempotentAndFarValuesDoNotOverflow) {
   EXPECT_NEAR(merge_weights(2, 2).lse, 2 + std::log(2.0), 1e-6);
-  const MergeWeights far = merge_weights(1e30f, -1e30f);
-  EXPECT_EQ(far.a, 1);
-  EXPECT_EQ(far.b, 0);
-  EXPECT_EQ(far.lse, 1e30f);
+  const MergeWeights apart = merge_weights(1e30f, -1e30f);
+  EXPECT_EQ(apart.a, 1);
+  EXPECT_EQ(apart.b, 0);
+  EXPECT_EQ(apart.lse, 1e30f);
 }
 
 TEST(Merge, NaNStaysNaN) {

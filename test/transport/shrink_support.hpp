@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "seqccl/seqccl.hpp"
+#include "support/alarm.hpp"
 #include "support/tensor.hpp"
 
 namespace seqccl::test {
@@ -145,25 +146,6 @@ inline void live(Communicator& comm, const Story& story, Outcome& outcome) {
   std::copy(members.begin(), members.end(), told.members.begin());
   ++outcome.num_done;
 }
-
-/// Ends this process, and its ranks with it, if a test hangs. A signal, not a thread: where ranks are forked there must be none.
-class Alarm {
- public:
-  explicit Alarm(unsigned num_seconds) {
-    std::signal(SIGALRM, [](int) {
-      constexpr char text[] = "alarm: a test hangs\n";
-      (void)!::write(2, text, sizeof(text) - 1);
-      std::abort();
-    });
-    ::alarm(num_seconds);
-  }
-  ~Alarm() {
-    ::alarm(0);
-    std::signal(SIGALRM, SIG_DFL);
-  }
-  Alarm(const Alarm&) = delete;
-  Alarm& operator=(const Alarm&) = delete;
-};
 
 struct Belongings {
   std::size_t num_descriptors = 0, num_memory_files = 0;

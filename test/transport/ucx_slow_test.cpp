@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <thread>
 
+#include "support/alarm.hpp"
 #include "support/watchdog.hpp"
 #include "transport/ucx_support.hpp"
 
@@ -17,7 +18,7 @@ using namespace ucx_ranks;
 
 TEST(UcxProcessesSlow, ResultsAreThoseOfThreadRanksBitByBit) {
   NEEDS_UCX_IN_PROCESSES();
-  Watchdog dog(240s);
+  const Alarm alarm(240);
   const ProcessRanks options = over_ucx_within(60s);
   for (const char* transports : {static_cast<const char*>(nullptr), "tcp,self"}) {
     const Variable chosen("UCX_TLS", transports);
@@ -32,7 +33,7 @@ TEST(UcxProcessesSlow, ResultsAreThoseOfThreadRanksBitByBit) {
 
 TEST(UcxProcessesSlow, AKilledRankIsNamedByAllOthersSoon) {
   NEEDS_UCX_IN_PROCESSES();
-  Watchdog dog(120s);
+  const Alarm alarm(120);
   double slowest = 0;
   for (const char* transports : {static_cast<const char*>(nullptr), "tcp,self"}) {
     const Variable chosen("UCX_TLS", transports);
@@ -59,7 +60,7 @@ TEST(UcxProcessesSlow, AKilledRankIsNamedByAllOthersSoon) {
 
 TEST(UcxProcessesSlow, AStoppedRankIsStalled) {
   NEEDS_UCX_IN_PROCESSES();
-  Watchdog dog(60s);
+  const Alarm alarm(60);
   Shared<pid_t> stopped(1);
   const auto told = told_when_a_rank(
       3, 2,
@@ -83,7 +84,7 @@ TEST(UcxProcessesSlow, AStoppedRankIsStalled) {
 // Its own threads are busy elsewhere; the control thread answers for it.
 TEST(UcxProcessesSlow, ARankThatDoesNotCallIsNamedAfterTheTimeout) {
   NEEDS_UCX_IN_PROCESSES();
-  Watchdog dog(60s);
+  const Alarm alarm(60);
   const auto told = told_when_a_rank(
       3, 1, [] { std::this_thread::sleep_for(4s); }, over_ucx_within(500ms));
   for (const std::size_t rank : {0u, 2u}) {

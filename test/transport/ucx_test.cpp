@@ -13,6 +13,7 @@
 
 #include "../../lib/transport/ucx/transport.hpp"
 #include "conformance.hpp"
+#include "support/alarm.hpp"
 #include "support/watchdog.hpp"
 #include "transport/ucx_support.hpp"
 
@@ -55,7 +56,7 @@ INSTANTIATE_TEST_SUITE_P(Ucx, TransportTest,
 
 TEST(UcxProcesses, ResultsAreThoseOfThreadRanksBitByBit) {
   NEEDS_UCX_IN_PROCESSES();
-  Watchdog dog(60s);
+  const Alarm alarm(60);
   const ProcessRanks options = over_ucx_within(30s);
   for (const Method method : {Method::ring, Method::kv_all_gather, Method::token_ring})
     EXPECT_EQ(attention_on(3, method, &options), attention_on(3, method, nullptr)) << name(method);
@@ -63,7 +64,7 @@ TEST(UcxProcesses, ResultsAreThoseOfThreadRanksBitByBit) {
 
 TEST(UcxProcesses, AKilledRankIsNamed) {
   NEEDS_UCX_IN_PROCESSES();
-  Watchdog dog(60s);
+  const Alarm alarm(60);
   const auto told = told_when_a_rank(
       3, 1, [] { ::raise(SIGKILL); }, over_ucx_within(30s));
   for (const std::size_t rank : {0u, 2u}) {
@@ -75,7 +76,7 @@ TEST(UcxProcesses, AKilledRankIsNamed) {
 
 TEST(UcxProcesses, ARankThatExitsWithoutLeavingIsDead) {
   NEEDS_UCX_IN_PROCESSES();
-  Watchdog dog(60s);
+  const Alarm alarm(60);
   const auto told = told_when_a_rank(
       3, 1, [] { ::_exit(0); }, over_ucx_within(60s));
   for (const std::size_t rank : {0u, 2u}) {
@@ -86,7 +87,7 @@ TEST(UcxProcesses, ARankThatExitsWithoutLeavingIsDead) {
 
 TEST(UcxProcesses, ALateRankIsWaitedForAndAThrowIsNamed) {
   NEEDS_UCX_IN_PROCESSES();
-  Watchdog dog(60s);
+  const Alarm alarm(60);
   EXPECT_NO_THROW(run_processes(
       3,
       [](Communicator& comm) {
@@ -113,7 +114,7 @@ TEST(UcxProcesses, ALateRankIsWaitedForAndAThrowIsNamed) {
 // What a rank has sent comes, though it leaves at once and the other looks late.
 TEST(UcxProcesses, ALeavingRanksLastMessagesCome) {
   NEEDS_UCX_IN_PROCESSES();
-  Watchdog dog(60s);
+  const Alarm alarm(60);
   for (const char* transports : {static_cast<const char*>(nullptr), "tcp,self"}) {
     const Variable chosen("UCX_TLS", transports);
     EXPECT_NO_THROW(run_processes(
@@ -144,7 +145,7 @@ TEST(UcxProcesses, ALeavingRanksLastMessagesCome) {
 
 TEST(UcxProcesses, RanksOfSeveralHostsAreMetOverUcxAndKnowTheirNodes) {
   NEEDS_UCX_IN_PROCESSES();
-  Watchdog dog(60s);
+  const Alarm alarm(60);
   Shared<int> right(4);
   const auto body = [&](Communicator& comm) {
     Ring run(comm);
@@ -195,7 +196,7 @@ TEST(UcxProcesses, RanksOfSeveralHostsAreMetOverUcxAndKnowTheirNodes) {
 
 TEST(UcxProcesses, ACopyInAForkedChildIsNoRank) {
   NEEDS_UCX_IN_PROCESSES();
-  Watchdog dog(60s);
+  const Alarm alarm(60);
   EXPECT_NO_THROW(run_processes(
       2,
       [](Communicator& comm) {
@@ -221,7 +222,7 @@ extern "C" void own_handler(int) {}
 
 TEST(UcxProcesses, TheUsersSignalHandlersStay) {
   NEEDS_UCX_IN_PROCESSES();
-  Watchdog dog(60s);
+  const Alarm alarm(60);
   // In a process of its own, which has not loaded UCX: this one has.
   EXPECT_NO_THROW(run_processes(1,
                                 [](Communicator&) {

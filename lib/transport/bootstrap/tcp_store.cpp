@@ -21,8 +21,8 @@ using namespace bootstrap;
 
 namespace {
 
-constexpr auto first_pause = std::chrono::milliseconds(5);
-constexpr auto longest_pause = std::chrono::milliseconds(200);
+constexpr auto first_retry = std::chrono::milliseconds(5);
+constexpr auto longest_retry = std::chrono::milliseconds(200);
 // An answer that needs no waiting comes at once, unless the host of rank 0 is lost or far too busy.
 constexpr auto answer_limit = std::chrono::seconds(5);
 
@@ -120,7 +120,7 @@ class TcpStore final : public Store {
 
   void connect(const LaunchInfo& launch, Deadline deadline, std::chrono::nanoseconds timeout) {
     std::string reason = "nobody answers";
-    for (auto pause = first_pause;; pause = std::min(2 * pause, longest_pause)) {
+    for (auto pause = first_retry;; pause = std::min(2 * pause, longest_retry)) {
       File socket = connect_to(launch.address, launch.port, deadline, reason);
       if (socket.is_open()) {
         line_ = Line(std::move(socket));

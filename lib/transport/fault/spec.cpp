@@ -8,6 +8,7 @@
 #include <charconv>
 #include <limits>
 #include <set>
+#include <utility>
 
 SEQCCL_BEGIN
 namespace fault {
@@ -49,6 +50,13 @@ std::chrono::nanoseconds time_of(std::string_view kind, std::string_view value) 
   if (scale == 0) refuse(key, value, want);
   constexpr std::int64_t day = std::int64_t{86'400} * 1'000'000'000;
   return std::chrono::nanoseconds(whole_number(key, value.substr(0, digits), 0, day / scale, want) * scale);
+}
+
+/// As time_of reads it, in the largest unit that keeps it whole.
+std::string time_text(std::chrono::nanoseconds time) {
+  for (const auto& [unit, scale] : {std::pair{"s", 1'000'000'000}, std::pair{"ms", 1'000'000}, std::pair{"us", 1'000}})
+    if (time.count() % scale == 0) return fmt::format("{}{}", time.count() / scale, unit);
+  return fmt::format("{}ns", time.count());
 }
 
 void set_kind(Spec& spec, std::string_view value) {
@@ -117,7 +125,7 @@ std::string Spec::describe() const {
   if (operation != 0) text += fmt::format(",operation={}", operation);
   text += step < 0 ? ",step=*" : fmt::format(",step={}", step);
   text += fmt::format(",kind={}", name(kind));
-  if (kind == Kind::stall || kind == Kind::delay) text += fmt::format(":{}ns", time.count());
+  if (kind == Kind::stall || kind == Kind::delay) text += ":" + time_text(time);
   return text;
 }
 

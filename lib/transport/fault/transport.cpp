@@ -24,6 +24,16 @@ constexpr std::uint64_t damage = 0x8000000000000001u;  // on a flag
 class FaultTransport final : public Transport {
  public:
   FaultTransport(std::unique_ptr<Transport> inner, std::vector<Spec> specs) : inner_(std::move(inner)), specs_(std::move(specs)) {}
+  ~FaultTransport() override {
+    if (::getpid() != process_) return;  // a copy in a forked child
+    for (const Spec& spec : specs_) {
+      try {
+        log_line(fmt::format("rank {} of {}: no such operation and step has come, so this did nothing: {}", rank(), num_ranks(),
+                             spec.describe()));
+      } catch (...) {  // no memory for the words
+      }
+    }
+  }
 
   Rank rank() const noexcept override { return inner_->rank(); }
   int num_ranks() const noexcept override { return inner_->num_ranks(); }
@@ -66,12 +76,14 @@ class FaultTransport final : public Transport {
   void wake() noexcept override { inner_->wake(); }
   void abort(const Error& error) noexcept override { inner_->abort(error); }
   RankStatus& status(Rank rank) noexcept override { return inner_->status(rank); }
+  SteadyClock::time_point status_time(Rank rank) const noexcept override { return inner_->status_time(rank); }
+  void ask_for_status(Rank rank) noexcept override { inner_->ask_for_status(rank); }
 
   /// Faults that have not struck go along with this rank, whatever its number is then.
   ShrunkTransport shrink(std::chrono::nanoseconds timeout) override {
     ShrunkTransport shrunk = inner_->shrink(timeout);
     const std::lock_guard lock(mutex_);
-    if (!specs_.empty()) shrunk.transport = std::make_unique<FaultTransport>(std::move(shrunk.transport), specs_);
+    if (!specs_.empty()) shrunk.transport = std::make_unique<FaultTransport>(std::move(shrunk.transport), std::exchange(specs_, {}));
     return shrunk;
   }
 
@@ -163,6 +175,7 @@ class FaultTransport final : public Transport {
   std::optional<OfMessage> damaged_, late_;
   bool turns_to_another_plan_ = false;
   std::uint64_t other_plan_in_ = 0;
+  pid_t process_ = ::getpid();
   std::string text_;
 };
 

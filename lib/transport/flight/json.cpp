@@ -133,9 +133,9 @@ std::string FlightRecorder::json(const Snapshot& record) {
            [&](const Sight& each) {
              return fmt::format(
                  "{{\"rank\": {}, \"operations_begun\": {}, \"operations_ended\": {}, \"compute_step\": {}, \"waiting_for\": {}, "
-                 "\"progress_ns\": {}, \"left\": {}, \"received_bytes\": {}, \"received_messages\": {}}}",
-                 rank++, each.begun, each.ended, each.compute_step, each.waiting_for, each.progress_ns, each.left, each.received_bytes,
-                 each.received_messages);
+                 "\"progress_ns\": {}, \"left\": {}, \"heard\": {}, \"received_bytes\": {}, \"received_messages\": {}}}",
+                 rank++, each.begun, each.ended, each.compute_step, each.waiting_for, each.progress_ns, each.left, each.heard,
+                 each.received_bytes, each.received_messages);
            }),
       true);
   return text + "}\n";

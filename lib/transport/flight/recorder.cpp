@@ -8,9 +8,12 @@
 #include <cctype>
 #include <cerrno>
 #include <cstring>
+#include <functional>
+#include <thread>
 #include <tuple>
 #include <utility>
 
+#include "seqccl/log.hpp"
 #include "seqccl/transport.hpp"
 #include "snapshot.hpp"
 #include "whole_file.hpp"
@@ -136,6 +139,7 @@ std::vector<FlightRecorder::Sight> FlightRecorder::look(Transport& transport) {
     sight.waiting_for = status.waiting_for.load();
     sight.progress_ns = status.progress_ns.load();
     sight.left = status.left.load();
+    sight.heard = transport.status_time(rank) != SteadyClock::time_point::min();
     sight.received_bytes = bytes[index];
     sight.received_messages = messages[index];
     sights.push_back(sight);
@@ -177,8 +181,14 @@ void FlightRecorder::set_directory(const std::string& directory) {
     throw Error(ErrorKind::argument,
                 fmt::format("SEQCCL_FLIGHT_RECORD is '{}', which cannot be made: {}", directory, std::strerror(errno)));
   struct stat status {};
-  if (!directory.empty() && (::stat(directory.c_str(), &status) != 0 || !S_ISDIR(status.st_mode) || ::access(directory.c_str(), W_OK) != 0))
-    throw Error(ErrorKind::argument, fmt::format("SEQCCL_FLIGHT_RECORD is '{}', want a folder that can be written", directory));
+  if (!directory.empty() && (::stat(directory.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)))
+    throw Error(ErrorKind::argument, fmt::format("SEQCCL_FLIGHT_RECORD is '{}', want a folder", directory));
+  // Not access(): to root every folder is writable, also where the file system takes no files.
+  const std::string probe =
+      fmt::format("{}/.seqccl-{}-{:x}", directory, ::getpid(), std::hash<std::thread::id>{}(std::this_thread::get_id()));
+  if (const std::string why = directory.empty() ? "" : write_whole_file(probe, ""); !why.empty())
+    throw Error(ErrorKind::argument, fmt::format("SEQCCL_FLIGHT_RECORD is '{}', want a folder that can be written: {}", directory, why));
+  if (!directory.empty()) ::unlink(probe.c_str());
   const std::lock_guard lock(mutex_);
   directory_ = directory;
 }
@@ -218,7 +228,12 @@ std::string FlightRecorder::failed(const Error& error, Transport& transport) noe
       path = fmt::format("{}/seqccl-{}{}-rank{}.json", directory_, job, group, transport.rank());
     }
     const std::string why = write_whole_file(path, json(snapshot(transport, "failure")));
-    return why.empty() ? "" : fmt::format("no flight record: cannot write '{}': {}", path, why);
+    if (why.empty()) {
+      log_line(fmt::format("rank {} of {}: flight record: {}", transport.rank(), transport.num_ranks(), path));
+      return {};
+    }
+    log_line(fmt::format("rank {} of {}: no flight record: cannot write '{}': {}", transport.rank(), transport.num_ranks(), path, why));
+    return fmt::format("no flight record: cannot write '{}': {}", path, why);
   } catch (const std::exception& why) {  // no memory, say; the error that is told must be the first
     try {
       return fmt::format("no flight record: {}", why.what());

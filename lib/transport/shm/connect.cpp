@@ -23,6 +23,9 @@ SEQCCL_BEGIN
 namespace shm {
 namespace {
 
+// From look to look whether those who are missing still listen: seldom after a while, as each is a stranger in their queue.
+constexpr auto first_look = std::chrono::milliseconds(50), longest_look = std::chrono::milliseconds(1000);
+
 Error failed(Rank rank, const std::string& what) {
   return {ErrorKind::local, fmt::format("shm: rank {}: {}: {}", rank, what, std::strerror(errno)), {rank}};
 }
@@ -44,6 +47,14 @@ std::optional<int> process_of(const Descriptor& socket) {
   socklen_t size = sizeof(who);
   if (::getsockopt(socket.number(), SOL_SOCKET, SO_PEERCRED, &who, &size) != 0 || who.uid != ::geteuid()) return std::nullopt;
   return who.pid;
+}
+
+/// True if nobody listens there any more. Who does sees a stranger come and go.
+bool is_closed(const std::string& name) {
+  const Descriptor socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  const Address to(name);
+  return socket.is_open() && ::connect(socket.number(), reinterpret_cast<const sockaddr*>(&to.name), to.num_bytes) != 0 &&
+         errno == ECONNREFUSED;
 }
 
 /// What a rank says of itself in the all-gather.
@@ -134,13 +145,28 @@ Meeting meet(Rank rank, int num_ranks, const AllGather& all_gather, std::chrono:
     greet(peer, socket);
     lower.push_back(std::move(socket));
   }
+  const auto missing = [&] {
+    std::vector<Rank> ranks;
+    for (Rank peer = rank + 1; peer < num_ranks; ++peer)
+      if (!meeting.segments[static_cast<std::size_t>(peer)].file().is_open()) ranks.push_back(peer);
+    return ranks;
+  };
+  std::optional<Rank> gone;  // it listens no more; what it sent before is still in the queue
+  auto pause = first_look;
   for (int num_missing = num_ranks - 1 - rank; num_missing > 0;) {
-    if (SteadyClock::now() > deadline || !readable(listener, deadline)) {
-      std::vector<Rank> missing;
-      for (Rank peer = rank + 1; peer < num_ranks; ++peer)
-        if (!meeting.segments[static_cast<std::size_t>(peer)].file().is_open()) missing.push_back(peer);
-      const auto text = fmt::format("shm: rank {}: ranks {} have not connected in time", rank, fmt::join(missing, ", "));
-      throw Error(ErrorKind::stalled, text, std::move(missing));
+    if (!readable(listener, gone ? SteadyClock::now() : std::min(deadline, SteadyClock::now() + pause))) {
+      if (gone) {
+        throw Error(ErrorKind::dead, fmt::format("shm: rank {}: rank {} has ended or given up before it connected", rank, *gone), {*gone});
+      }
+      if (SteadyClock::now() > deadline) {
+        std::vector<Rank> ranks = missing();
+        const auto text = fmt::format("shm: rank {}: ranks {} have not connected in time", rank, fmt::join(ranks, ", "));
+        throw Error(ErrorKind::stalled, text, std::move(ranks));
+      }
+      pause = std::min(2 * pause, longest_look);
+      for (const Rank peer : missing())
+        if (is_closed(cards[static_cast<std::size_t>(peer)].socket)) gone = peer;
+      continue;
     }
     Descriptor socket(::accept4(listener.number(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!socket.is_open()) {
@@ -159,6 +185,7 @@ Meeting meet(Rank rank, int num_ranks, const AllGather& all_gather, std::chrono:
     hello.secret = mine.secret;
     greet(peer, socket);
     keep(peer, std::move(*received), std::move(socket), *process);
+    if (gone == peer) gone.reset();
     --num_missing;
   }
   for (Rank peer = 0; peer < rank; ++peer) {
@@ -166,7 +193,10 @@ Meeting meet(Rank rank, int num_ranks, const AllGather& all_gather, std::chrono:
     std::optional<Received> received = receive_hello(socket, deadline);
     const std::optional<int> process = process_of(socket);
     if (!received || !process || received->hello.rank != peer)
-      throw Error(ErrorKind::stalled, fmt::format("shm: rank {}: rank {} does not answer", rank, peer), {peer});
+      throw Error(SteadyClock::now() > deadline ? ErrorKind::stalled : ErrorKind::dead,
+                  fmt::format("shm: rank {}: rank {} {}", rank, peer,
+                              SteadyClock::now() > deadline ? "does not answer" : "has ended or given up before it answered"),
+                  {peer});
     keep(peer, std::move(*received), std::move(socket), *process);
   }
   leaves.has_met = true;

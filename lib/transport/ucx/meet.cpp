@@ -16,6 +16,7 @@
 #include <cerrno>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <sstream>
 #include <thread>
 
@@ -30,6 +31,8 @@ namespace {
 using bootstrap::append_number, bootstrap::Bytes16, bootstrap::Clock, bootstrap::read_number;
 
 constexpr std::uint64_t magic = 0x3178637563716573;
+// From look to look whether those who are missing still listen.
+constexpr auto first_look = std::chrono::milliseconds(100), longest_look = std::chrono::milliseconds(2000);
 constexpr std::size_t challenge_bytes = 8 + 16, answer_bytes = 8 + 4 + 16 + 16, proof_bytes = 16;
 
 void append(std::string& to, const Bytes16& bytes) { to.append(reinterpret_cast<const char*>(bytes.data()), bytes.size()); }
@@ -128,6 +131,14 @@ Rank receive(const Descriptor& socket, const Card& own, Clock::time_point deadli
   return send_whole(socket, std::move(answer)) ? rank : -1;
 }
 
+/// True if nobody listens there any more. Who does sees a stranger come and go.
+bool is_closed(const Card& own, const Card& card) {
+  std::string reason;
+  const std::string address = card.place == own.place ? "127.0.0.1" : card.addresses.empty() ? "" : card.addresses.front();
+  return !address.empty() && !bootstrap::connect_to(address, card.port, Clock::now() + std::chrono::milliseconds(200), reason).is_open() &&
+         reason == bootstrap::system_text(ECONNREFUSED);
+}
+
 Descriptor connect_to(Rank rank, Rank peer, const Card& own, const Card& card, Clock::time_point deadline) {
   std::vector<std::string> addresses = card.addresses;
   if (card.place == own.place) addresses.insert(addresses.begin(), "127.0.0.1");
@@ -194,13 +205,27 @@ Meeting Door::meet(const std::vector<std::string>& texts, std::chrono::nanosecon
   meeting.connections.resize(static_cast<std::size_t>(num_ranks));
   for (Rank peer = 0; peer < rank; ++peer)
     meeting.connections[static_cast<std::size_t>(peer)] = connect_to(rank, peer, card_, cards[static_cast<std::size_t>(peer)], deadline);
+  const auto missing = [&] {
+    std::vector<Rank> ranks;
+    for (Rank peer = rank + 1; peer < num_ranks; ++peer)
+      if (!meeting.connections[static_cast<std::size_t>(peer)].is_open()) ranks.push_back(peer);
+    return ranks;
+  };
+  std::optional<Rank> gone;  // it listens no more; a connection of before is still in the queue
+  auto pause = first_look;
   for (int num_missing = num_ranks - 1 - rank; num_missing > 0;) {
-    if (!wait_readable(listener_, deadline)) {
-      std::vector<Rank> missing;
-      for (Rank peer = rank + 1; peer < num_ranks; ++peer)
-        if (!meeting.connections[static_cast<std::size_t>(peer)].is_open()) missing.push_back(peer);
-      const auto text = fmt::format("ucx: rank {}: ranks {} have not connected in time", rank, fmt::join(missing, ", "));
-      throw Error(ErrorKind::stalled, text, std::move(missing));
+    if (!wait_readable(listener_, gone ? Clock::now() : std::min(deadline, Clock::now() + pause))) {
+      if (gone)
+        throw Error(ErrorKind::dead, fmt::format("ucx: rank {}: rank {} has ended or given up before it connected", rank, *gone), {*gone});
+      if (Clock::now() > deadline) {
+        std::vector<Rank> ranks = missing();
+        const auto text = fmt::format("ucx: rank {}: ranks {} have not connected in time", rank, fmt::join(ranks, ", "));
+        throw Error(ErrorKind::stalled, text, std::move(ranks));
+      }
+      pause = std::min(2 * pause, longest_look);
+      for (const Rank peer : missing())
+        if (is_closed(card_, cards[static_cast<std::size_t>(peer)])) gone = peer;
+      continue;
     }
     Descriptor socket(::accept4(listener_.number(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!socket.is_open()) {
@@ -211,6 +236,7 @@ Meeting Door::meet(const std::vector<std::string>& texts, std::chrono::nanosecon
     const Rank peer = receive(socket, card_, std::min(deadline, Clock::now() + std::chrono::seconds(1)));
     if (peer <= rank || peer >= num_ranks || meeting.connections[static_cast<std::size_t>(peer)].is_open()) continue;
     meeting.connections[static_cast<std::size_t>(peer)] = std::move(socket);
+    if (gone == peer) gone.reset();
     --num_missing;
   }
   for (const Descriptor& socket : meeting.connections)

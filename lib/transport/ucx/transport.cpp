@@ -78,6 +78,7 @@ struct State {
         num_ranks(static_cast<int>(meeting.connections.size())),
         policy(wait),
         statuses(meeting.connections.size()),
+        status_ns(meeting.connections.size()),
         descriptions(meeting.connections.size()),
         addresses(meeting.connections.size()),
         num_answers(meeting.connections.size()),
@@ -93,6 +94,7 @@ struct State {
   Arena arena;
   Bell bell;
   std::vector<RankStatus> statuses;
+  std::vector<std::atomic<std::int64_t>> status_ns;  // SteadyClock time at which a peer's status came; 0: none has
 
   std::mutex mutex;  // of all up to the next blank line
   std::condition_variable changed;
@@ -206,6 +208,12 @@ class UcxTransport final : public Transport {
   }
 
   RankStatus& status(Rank rank) noexcept override { return state_->statuses[static_cast<std::size_t>(rank)]; }
+  SteadyClock::time_point status_time(Rank rank) const noexcept override {
+    if (rank == state_->rank) return SteadyClock::time_point::max();
+    const std::int64_t came = state_->status_ns[static_cast<std::size_t>(rank)].load();
+    return came == 0 ? SteadyClock::time_point::min() : SteadyClock::time_point(std::chrono::nanoseconds(came));
+  }
+  void ask_for_status(Rank rank) noexcept override { state_->control.post(rank, NoteKind::ask, {}); }
   void describe_operation(std::string_view text) override {
     const std::lock_guard lock(state_->mutex);
     state_->descriptions[static_cast<std::size_t>(state_->rank)] = text;
@@ -270,6 +278,7 @@ class UcxTransport final : public Transport {
       }
       case NoteKind::status: {
         std::string description = read_status(text, s.statuses[at]);
+        s.status_ns[at].store(SteadyClock::now().time_since_epoch().count());
         const std::lock_guard lock(s.mutex);
         s.descriptions[at] = std::move(description);
         ++s.num_answers[at];
