@@ -31,7 +31,7 @@ float* Workspace::floats(std::int64_t count) {
   thread_local std::vector<AlignedFloats> blocks;
   if (next_ == blocks.size()) blocks.emplace_back();
   AlignedFloats& block = blocks[next_++];
-  block.grow(count);
+  block.grow(round_up(count, 16));  // whole cache lines: vector passes go up to the next whole vector
   return block.data();
 }
 

@@ -23,7 +23,7 @@ inline constexpr std::int64_t block_tokens = 16;  // between two blocks of a chu
 inline constexpr std::int64_t chunk_blocks = chunk_tokens / block_tokens;
 inline constexpr std::int64_t pair_row = padded_row(chunk_tokens);
 
-/// Scratch of the calling thread, on cache lines, kept and grown from call to call; contents are whatever was left. One Workspace at a
+/// Scratch of the calling thread, whole cache lines, kept and grown from call to call; contents are whatever was left. One Workspace at a
 /// time a thread.
 class Workspace {
  public:
