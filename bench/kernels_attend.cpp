@@ -3,20 +3,17 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "kernels_peak.hpp"
+#include "kernels_rows.hpp"
 #include "seqccl/kernels.hpp"
 #include "seqccl/mask.hpp"
 
+namespace seqccl::bench {
 namespace {
-
-using namespace seqccl;
-using bench::thread_seconds;
 
 enum class Shape { full, causal, window };
 
@@ -33,11 +30,6 @@ struct Layer {
   std::vector<BFloat16> q16, k16, v16;
   std::vector<BandSlice> slices;
 
-  static std::vector<float> numbers(std::int64_t count, unsigned seed) {
-    std::vector<float> result(static_cast<std::size_t>(count));
-    for (std::size_t i = 0; i < result.size(); ++i) result[i] = std::sin(static_cast<float>((i + seed) % 9973)) * 1.5F;
-    return result;
-  }
   explicit Layer(const Problem& problem)
       : p(problem),
         q(numbers(p.num_queries * p.q_heads * p.dk, 1)),
@@ -97,34 +89,6 @@ struct Layer {
   }
 };
 
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
-  return values[values.size() / 2];
-}
-
-/// Peak and kernel in turns; counters are medians: fraction of the peak of one core, and operations a second.
-template <class Run>
-void against_peak(benchmark::State& state, double flops, bool one_thread, Run&& run) {
-  run();  // pages and scratch
-  std::vector<double> fractions, rates;
-  for (auto iteration : state) {
-    (void)iteration;
-    const double before = bench::peak_flops();
-    const auto wall = std::chrono::steady_clock::now();
-    const double begin = thread_seconds();
-    run();
-    const double cpu_s = thread_seconds() - begin;
-    const double wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - wall).count();
-    benchmark::ClobberMemory();
-    const double seconds = one_thread ? cpu_s : wall_s;
-    state.SetIterationTime(seconds);
-    fractions.push_back(flops / seconds / (0.5 * (before + bench::peak_flops())));
-    rates.push_back(flops / seconds);
-  }
-  state.counters["of_peak"] = median(fractions);
-  state.counters["GFLOP/s"] = median(rates) / 1e9;
-}
-
 void forward(benchmark::State& state, const Problem& problem, int num_threads) {
   Layer layer(problem);
   const AttendArguments arguments = layer.forward(num_threads);
@@ -146,7 +110,9 @@ void add(const std::string& name, void (*run)(benchmark::State&, const Problem&,
       ->Unit(benchmark::kMillisecond);
 }
 
-void add_all() {
+}  // namespace
+
+void add_attend_rows() {
   for (const std::int64_t d : {32, 64, 80, 96, 128, 192, 256}) {
     const Problem full{1024, 1024, 4, 4, d, d};
     const std::string size = "/D" + std::to_string(d);
@@ -171,13 +137,4 @@ void add_all() {
   add("forward/full/Dk192_Dv128", forward, {1024, 1024, 4, 4, 192, 128});
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  add_all();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::AddCustomContext("instruction_set", cpu::instruction_set());
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
-}
+}  // namespace seqccl::bench

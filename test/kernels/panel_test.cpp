@@ -39,7 +39,7 @@ TEST(Panel, PacksRowsPanelsAndTransposes) {
                       transposed = floats(width * size, -1);
         EXPECT_TRUE(ops.pack_rows(source, 2, rows.data(), row));
         EXPECT_TRUE(ops.pack_panels(source, 2, panels.data(), count * ops.panel));
-        EXPECT_TRUE(ops.pack_transposed(source, transposed.data()));
+        EXPECT_TRUE(ops.pack_transposed(source, transposed.data(), ops.panel, ops.panel * size));
         for (std::int64_t i = 0; i < width; ++i) {
           for (std::int64_t x = 0; x < row; ++x) {
             const double want = i < count && x < size ? from.get(i * size + x) : 0;
@@ -67,7 +67,7 @@ TEST(Panel, PackingFindsEveryInfinityAndNan) {
       AlignedFloats to = floats(64 * 64, 0);
       EXPECT_FALSE(ops.pack_rows(source, 1, to.data(), 16));
       EXPECT_FALSE(ops.pack_panels(source, 1, to.data(), 5 * ops.panel));
-      EXPECT_FALSE(ops.pack_transposed(source, to.data()));
+      EXPECT_FALSE(ops.pack_transposed(source, to.data(), ops.panel, 11 * ops.panel));
     }
   }
 }

@@ -245,7 +245,8 @@ bool attend_item(const AttendArguments& a, const Work& work, const Item& item, I
       return !seen.empty() && seen.first < keys.end && seen.end > keys.first;
     });
     if (!touched) continue;
-    ops.pack_transposed({address(a.k, item.batch, first, item.run.kv_head), a.k.dtype, a.k.stride(1), count, dk}, s.keys.data());
+    ops.pack_transposed({address(a.k, item.batch, first, item.run.kv_head), a.k.dtype, a.k.stride(1), count, dk}, s.keys.data(), ops.panel,
+                        dk * ops.panel);
     const bool finite_values = ops.pack_panels({address(a.v, item.batch, first, item.run.kv_head), a.v.dtype, a.v.stride(1), count, dv}, 1,
                                                s.values.data(), tile_keys * ops.panel);
     for (std::int64_t row = 0; row < rows; row += tile_rows)

@@ -31,9 +31,6 @@ constexpr std::int64_t tile_rows = 96, tile_keys = 128;
 constexpr std::int64_t score_row = tile_keys + 16;  // columns of a tile are read too: rows must not share cache sets
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-/// Rows in scratch: an odd number of cache lines, for the same reason.
-std::int64_t padded_row(std::int64_t size) { return (size + 15) / 16 % 2 == 0 ? round_up(size, 16) + 16 : round_up(size, 16); }
-
 /// The slice with queries and keys changed places, to find slices by their keys.
 BandSlice transpose(const BandSlice& slice) {
   return {slice.k_first, slice.k_count, slice.q_first, slice.q_count, -slice.high, -slice.low, slice.batch};
@@ -247,8 +244,8 @@ void backward_item(const AttendBackwardArguments& a, const Work& work, const Ite
   if (!s.candidates.empty()) {
     const PackSource k{address(a.k, item.batch, first, item.kv_head), a.k.dtype, a.k.stride(1), count, dk};
     const PackSource v{address(a.v, item.batch, first, item.kv_head), a.v.dtype, a.v.stride(1), count, dv};
-    ops.pack_transposed(k, s.keys_transposed.data());
-    bool finite = ops.pack_transposed(v, s.values_transposed.data());
+    ops.pack_transposed(k, s.keys_transposed.data(), ops.panel, dk * ops.panel);
+    bool finite = ops.pack_transposed(v, s.values_transposed.data(), ops.panel, dv * ops.panel);
     finite = ops.pack_rows(k, a.scale, s.keys.data(), dk_row) && finite;
     Interval queries{num_queries, 0};
     for (const BandSlice& slice : s.transposed) {

@@ -7,6 +7,7 @@
 #include "../parallel.hpp"
 #include "delta.hpp"
 #include "delta_chunk.hpp"
+#include "linear_arguments.hpp"
 #include "linear_sweep.hpp"
 #include "pack.hpp"
 #include "seqccl/error.hpp"
@@ -38,113 +39,105 @@ class DeltaGradients {
         constant_(constant_decay),
         chunk_(a_.k, a_.log_decay, a_.beta, workspace_),
         decay_gradient_(chunk_.decay().width(), key_dim_, workspace_) {
-    for (float** rows : {&dq_, &row_, &column_, &leave_}) *rows = workspace_.take(chunk_tokens * key_dim_);
-    for (float** rows : {&y_, &u_, &z_}) *rows = workspace_.take(chunk_tokens * value_dim_);
-    enter_ = workspace_.take(2 * chunk_tokens * key_dim_);
-    gradients_ = workspace_.take(2 * chunk_tokens * value_dim_);
-    for (float** pairs : {&scores_, &dscores_, &dgram_}) *pairs = workspace_.take(chunk_tokens * chunk_tokens);
-    for (float** states : {&dstate_, &transposed_}) *states = workspace_.take(std::max(key_dim_, chunk_tokens) * value_dim_);
-    entering_ = workspace_.take(key_dim_ * value_dim_);
-    dbeta_ = workspace_.take(chunk_tokens);
+    for (RowsOut* rows : {&dq_, &row_, &column_, &leave_}) *rows = workspace_.rows(chunk_tokens, key_dim_);
+    for (RowsOut* rows : {&y_, &u_, &z_}) *rows = workspace_.rows(chunk_tokens, value_dim_);
+    enter_ = workspace_.rows(2 * chunk_tokens, key_dim_);
+    gradients_ = workspace_.rows(2 * chunk_tokens, value_dim_);
+    for (RowsOut* pairs : {&dscores_, &dgram_}) *pairs = workspace_.pairs();
+    for (RowsOut* states : {&dstate_, &entering_}) *states = workspace_.rows(key_dim_, value_dim_);
+    turned_state_ = workspace_.turned(value_dim_, key_dim_);
+    turned_updates_ = workspace_.turned(value_dim_, chunk_tokens);
+    dbeta_ = {workspace_.take(chunk_tokens), 1};
   }
 
   /// Writes all gradients but that of a constant decay, which it returns.
   double run() {
     load_state(a_.dleaving, b_, h_, key_dim_, value_dim_, dstate_);
     load_state(a_.state, b_, h_, key_dim_, value_dim_, entering_);
-    sweep_back((num_tokens_ + chunk_tokens - 1) / chunk_tokens, key_dim_ * value_dim_, workspace_, entering_,
-               [&](std::int64_t chunk, float* state) {
-                 find_updates(chunk, state);
-                 chunk_.advance(u_, value_dim_, state);
+    sweep_back((num_tokens_ + chunk_tokens - 1) / chunk_tokens, key_dim_, workspace_, entering_,
+               [&](std::int64_t chunk, Rows from, RowsOut to) {
+                 find_updates(chunk, from, nullptr);
+                 chunk_.advance(u_, value_dim_, from, to);
                },
-               [&](std::int64_t chunk, const float* state) { chunk_backward(chunk, state); });
+               [&](std::int64_t chunk, Rows state) { chunk_backward(chunk, state); });
     return decay_gradient_.constant_sum();
   }
 
  private:
-  /// Loads the chunk, but not its queries; y and u from the state that enters it.
-  void find_updates(std::int64_t chunk, const float* state) {
+  /// Loads the chunk, with its queries if given; y and u from the state that enters it.
+  void find_updates(std::int64_t chunk, Rows state, const ConstTensorView* q) {
     const std::int64_t first = chunk * chunk_tokens, count = std::min(chunk_tokens, num_tokens_ - first);
-    chunk_.load(b_, h_, first, count);
-    pack_rows(a_.v, b_, h_, first, count, 1, u_);
-    tile().gemm(count, value_dim_, key_dim_, chunk_.entering(), key_dim_, 1, state, value_dim_, z_, value_dim_, false);
-    for (std::int64_t x = 0; x < count * value_dim_; ++x) u_[x] -= z_[x];
+    chunk_.load(b_, h_, first, count, q, 1);
+    load_tokens(a_.v, b_, h_, first, count, 1, u_);
+    product(count, value_dim_, key_dim_, chunk_.entering(), state, z_, false);
+    row_ops().combine(count, value_dim_, -1, z_, 1, u_);
     chunk_.solve(u_, y_, u_, value_dim_);
     a_.num_threads.note_progress();
   }
 
-  void chunk_backward(std::int64_t index, const float* state) {
-    find_updates(index, state);
+  void chunk_backward(std::int64_t index, Rows state) {
+    find_updates(index, state, &a_.q);
+    const RowOps& ops = row_ops();
     const std::int64_t first = index * chunk_tokens, count = chunk_.count();
     const ChunkDecay& decay = chunk_.decay();
-    const float *q = chunk_.queries(), *k = chunk_.keys();
-    float *dr = gradients_, *dout = gradients_ + count * value_dim_;
-    chunk_.load_queries(a_.q, b_, h_, first, 1);
-    pack_rows(a_.dout, b_, h_, first, count, a_.scale, dout);
+    const Rows q = chunk_.queries(), k = chunk_.keys();
+    const RowsOut dr = gradients_, dout = gradients_ + count;
+    load_tokens(a_.dout, b_, h_, first, count, a_.scale, dout);
 
     // dU, Z, dR = dv
-    chunk_.scores(scores_);
-    lower_transposed_product(scores_, dout, count, value_dim_, dr, false);
-    tile().gemm(count, value_dim_, key_dim_, chunk_.leaving(), key_dim_, 1, dstate_, value_dim_, dr, value_dim_, true);
+    lower_turned_product(chunk_.scores(), dout, count, value_dim_, dr, false);
+    product(count, value_dim_, key_dim_, chunk_.leaving(), dstate_, dr, true);
     chunk_.solve_transposed(dr, z_, dr, value_dim_);
     store_tokens(dr, a_.dv, b_, h_, first, count);
-    for (std::int64_t t = 0; t < count; ++t) dbeta_[t] = tile().dot(z_ + t * value_dim_, y_ + t * value_dim_, value_dim_);
+    ops.dots(count, value_dim_, z_, y_, dbeta_.data);
     if (a_.dbeta) store_tokens(dbeta_, a_.dbeta, b_, h_, first, count);
-    tile().scale(-1, dr, count * value_dim_);
+    ops.scale(count, value_dim_, minus_ones, dr, dr);
 
     // pairs of tokens, at first without (t, t), which has no decay
-    transpose(u_, count, value_dim_, transposed_, chunk_tokens);  // (Dv, C)
-    lower_outer(dout, transposed_, count, value_dim_, dscores_);
-    lower_outer(dr, transposed_, count, value_dim_, dgram_);
+    turn(count, value_dim_, u_, turned_updates_);
+    lower_outer(dout, turned_updates_, count, value_dim_, nullptr, dscores_);
+    lower_outer(dr, turned_updates_, count, value_dim_, nullptr, dgram_);
     float diagonal[chunk_tokens];
     for (std::int64_t t = 0; t < count; ++t) {
-      diagonal[t] = std::exchange(dscores_[t * chunk_tokens + t], 0.0f);
-      dgram_[t * chunk_tokens + t] = 0;
+      diagonal[t] = std::exchange(dscores_.data[t * dscores_.row + t], 0.0F);
+      dgram_.data[t * dgram_.row + t] = 0;
     }
-    for (float* rows : {dq_, row_, column_}) std::fill_n(rows, count * key_dim_, 0.0f);
-    decay.add_rows(dscores_, k, dq_);
-    decay.add_rows(dgram_, k, row_);
-    decay.add_columns(dscores_, q, column_);
-    decay.add_columns(dgram_, k, column_);
+    for (const RowsOut rows : {dq_, row_, column_}) std::fill_n(rows.data, count * rows.row, 0.0F);
+    decay.add_pairs(dscores_, k, dq_, q, column_);
+    decay.add_pairs(dgram_, k, row_, k, column_);
 
     // from the entering state, and through the leaving one
-    transpose(state, key_dim_, value_dim_, transposed_, key_dim_);  // (Dv, Dk)
-    tile().gemm(2 * count, key_dim_, value_dim_, gradients_, value_dim_, 1, transposed_, key_dim_, enter_, key_dim_, false);
-    float *enter_k = enter_, *enter_q = enter_ + count * key_dim_;
-    for (float* rows : {enter_k, enter_q}) decay.decay_queries(rows, rows);
-    transpose(dstate_, key_dim_, value_dim_, transposed_, key_dim_);
-    tile().gemm(count, key_dim_, value_dim_, u_, value_dim_, 1, transposed_, key_dim_, leave_, key_dim_, false);
-    decay.decay_keys(leave_, leave_);
+    turn(key_dim_, value_dim_, state, turned_state_);
+    product(2 * count, key_dim_, value_dim_, gradients_, turned_state_, enter_, false);
+    const RowsOut enter_k = enter_, enter_q = enter_ + count;
+    for (const RowsOut rows : {enter_k, enter_q}) (void)decay.decay_queries(rows, rows);
+    turn(key_dim_, value_dim_, dstate_, turned_state_);
+    product(count, key_dim_, value_dim_, u_, turned_state_, leave_, false);
+    (void)decay.decay_keys(leave_, leave_);
 
-    const std::int64_t size = count * key_dim_;
     const bool wants_decay = a_.dlog_decay && decay.width() > 0;
-    if (wants_decay) {
-      decay_gradient_.passing(decay, state, dstate_, value_dim_);
-      decay_gradient_.leaving(k, leave_, count);
-    }
+    if (wants_decay) decay_gradient_.passing(decay, state, dstate_, value_dim_);
     if (wants_decay && decay.width() == 1) {
-      decay_gradient_.entering(q, enter_q, k, enter_k);
-      decay_gradient_.pairs(scores_, dscores_, 1);
-      decay_gradient_.pairs(chunk_.minus_gram(), dgram_, -1);
+      decay_gradient_.rows(decay, count, k, leave_, q, enter_q, enter_k, 1);
+      decay_gradient_.pairs(chunk_.scores(), dscores_, 1);
+      decay_gradient_.pairs(chunk_.gram(), dgram_, 1);
     }
-    for (std::int64_t x = 0; x < size; ++x) {
-      dq_[x] += enter_q[x];
-      row_[x] += enter_k[x];
-      enter_k[x] = row_[x] - column_[x];
-      row_[x] += column_[x] + leave_[x];
+    ops.combine(count, key_dim_, 1, enter_q, 1, dq_);
+    ops.combine(count, key_dim_, 1, row_, 1, enter_k);  // row_t of dk
+    if (wants_decay && decay.width() > 1) {
+      std::copy_n(enter_k.data, count * enter_k.row, row_.data);
+      ops.combine(count, key_dim_, -1, column_, 1, row_);
+      decay_gradient_.rows(decay, count, k, leave_, q, dq_, row_, 1);
     }
-    if (wants_decay && decay.width() > 1) decay_gradient_.entering(q, dq_, k, enter_k);
     if (wants_decay) decay_gradient_.store(decay, a_.dlog_decay, b_, h_, first, constant_);
-    for (std::int64_t t = 0; t < count; ++t) {
-      tile().axpy(diagonal[t], k + t * key_dim_, dq_ + t * key_dim_, key_dim_);
-      tile().axpy(diagonal[t], q + t * key_dim_, row_ + t * key_dim_, key_dim_);
-    }
+    for (const RowsOut rows : {column_, leave_}) ops.combine(count, key_dim_, 1, rows, 1, enter_k);
+    ops.scale_add(count, key_dim_, diagonal, k, dq_);
+    ops.scale_add(count, key_dim_, diagonal, q, enter_k);
     store_tokens(dq_, a_.dq, b_, h_, first, count);
-    store_tokens(row_, a_.dk, b_, h_, first, count);
+    store_tokens(enter_k, a_.dk, b_, h_, first, count);
 
     // the gradient moves to the state that enters
-    decay.decay_state(dstate_, value_dim_);
-    tile().gemm(key_dim_, value_dim_, 2 * count, chunk_.entering(), 1, key_dim_, gradients_, value_dim_, dstate_, value_dim_, true);
+    decay.advance_state(chunk_.entering(), gradients_, 2 * count, value_dim_, dstate_, dstate_);
   }
 
   const LinearBackwardArguments& a_;
@@ -154,13 +147,14 @@ class DeltaGradients {
   Workspace workspace_;
   DeltaChunk chunk_;
   DecayGradient decay_gradient_;
-  float *dq_ = nullptr, *row_ = nullptr, *column_ = nullptr, *leave_ = nullptr;  // (C, Dk)
-  float* enter_ = nullptr;                                                       // (2 C, Dk): into k, behind it into q
-  float *y_ = nullptr, *u_ = nullptr, *z_ = nullptr;                             // (C, Dv)
-  float* gradients_ = nullptr;                                                   // (2 C, Dv): -dR, behind it dO
-  float *scores_ = nullptr, *dscores_ = nullptr, *dgram_ = nullptr;              // (C, C)
-  float *dstate_ = nullptr, *entering_ = nullptr, *transposed_ = nullptr;        // (Dk, Dv), the last also (Dv, Dk) or (Dv, C)
-  float* dbeta_ = nullptr;                                                       // (C)
+  RowsOut dq_{}, row_{}, column_{}, leave_{};  // (C, Dk)
+  RowsOut enter_{};                            // (2 C, Dk): into k, behind it into q
+  RowsOut y_{}, u_{}, z_{};                    // (C, Dv)
+  RowsOut gradients_{};                        // (2 C, Dv): -dR, behind it dO
+  RowsOut dscores_{}, dgram_{};                // (C, C)
+  RowsOut dstate_{}, entering_{};              // (Dk, Dv)
+  RowsOut turned_state_{}, turned_updates_{};  // (Dv, Dk) (Dv, C)
+  RowsOut dbeta_{};                            // (C, 1)
 };
 
 }  // namespace

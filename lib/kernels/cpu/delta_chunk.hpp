@@ -2,10 +2,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "linear_chunk.hpp"
+#include <array>
+
+#include "linear_decay.hpp"
 
 SEQCCL_BEGIN
 namespace cpu::linear {
+
+/// To change the sign of rows.
+inline constexpr auto minus_ones_array = [] {
+  std::array<float, chunk_tokens> all{};
+  all.fill(-1);
+  return all;
+}();
+inline constexpr const float* minus_ones = minus_ones_array.data();
 
 /// S enters the chunk, S' leaves it; g, r(t,i) and C as in linear_chunk.hpp.
 ///
@@ -21,27 +31,25 @@ class DeltaChunk {
   DeltaChunk(const ConstTensorView& k, const ConstTensorView& log_decay, const ConstTensorView& beta, Workspace& workspace);
 
   /// Makes this the chunk of tokens [first, first + count) of one batch and head, without queries.
-  void load(std::int64_t batch, std::int64_t head, std::int64_t first, std::int64_t count);
-  /// Its queries, times `factor`, from q (B, T, H, Dk); first as in load.
-  void load_queries(const ConstTensorView& q, std::int64_t batch, std::int64_t head, std::int64_t first, float factor);
+  void load(std::int64_t batch, std::int64_t head, std::int64_t first, std::int64_t count) { load(batch, head, first, count, nullptr, 1); }
+  /// The same with queries q (B, T, H, Dk), times `factor`, and their scores.
+  void load(std::int64_t batch, std::int64_t head, std::int64_t first, std::int64_t count, const ConstTensorView* q, float factor);
 
   /// y from rows = v - K~ S, and u = diag(beta) y; (C, width) each. Rows are used up; u may be rows.
-  void solve(float* rows, float* y, float* u, std::int64_t width) const;
+  void solve(RowsOut rows, RowsOut y, RowsOut u, std::int64_t width) const;
   /// z = (I + diag(beta) G)^-T rows, and dr = diag(beta) z. Rows are used up; dr may be rows.
-  void solve_transposed(float* rows, float* z, float* dr, std::int64_t width) const;
-  /// state <- diag(exp(g_C)) state + K^^T u, state (Dk, width).
-  void advance(const float* u, std::int64_t width, float* state) const;
-
-  /// scores_ti = sum_d q_td k_id r(t,i)_d for i <= t.
-  void scores(float* scores) const { decay_.scores(queries(), keys(), scores); }
+  void solve_transposed(RowsOut rows, RowsOut z, RowsOut dr, std::int64_t width) const;
+  /// to = diag(exp(g_C)) from + K^^T u, states (Dk, width); `to` may be `from`.
+  void advance(Rows u, std::int64_t width, Rows from, RowsOut to) const { decay_.advance_state(leaving_, u, count_, width, from, to); }
 
   [[nodiscard]] const ChunkDecay& decay() const noexcept { return decay_; }
   [[nodiscard]] std::int64_t count() const noexcept { return count_; }
-  [[nodiscard]] const float* keys() const noexcept { return rows_; }                         // (C, Dk) k
-  [[nodiscard]] const float* queries() const noexcept { return rows_ + count_ * key_dim_; }  // (C, Dk) q
-  [[nodiscard]] const float* entering() const noexcept { return entering_; }                 // (2 C, Dk) k~, behind it q~ = exp(g) q
-  [[nodiscard]] const float* leaving() const noexcept { return leaving_; }                   // (C, Dk) k^
-  [[nodiscard]] const float* minus_gram() const noexcept { return minus_gram_; }             // (C, C) -G, strictly lower
+  [[nodiscard]] Rows keys() const noexcept { return rows_; }              // (C, Dk) k
+  [[nodiscard]] Rows queries() const noexcept { return rows_ + count_; }  // (C, Dk) q
+  [[nodiscard]] Rows entering() const noexcept { return entering_; }      // (2 C, Dk) k~, behind it q~ = exp(g) q
+  [[nodiscard]] Rows leaving() const noexcept { return leaving_; }        // (C, Dk) k^
+  [[nodiscard]] Rows gram() const noexcept { return gram_; }              // (C, C) G below the diagonal
+  [[nodiscard]] Rows scores() const noexcept { return scores_; }          // (C, C) sum_d q_td k_id r(t,i)_d for i <= t
 
  private:
   void invert_diagonal_blocks();
@@ -49,10 +57,11 @@ class DeltaChunk {
   ConstTensorView k_view_, beta_view_;
   std::int64_t key_dim_, count_ = 0;
   ChunkDecay decay_;
-  float *rows_, *entering_buffer_, *leaving_buffer_;  // (2 C, Dk) k, behind it q; (2 C, Dk); (C, Dk)
-  const float *entering_ = nullptr, *leaving_ = nullptr;
-  float *minus_gram_, *beta_;       // (C, C) (C)
-  float *inverse_, *inverse_rows_;  // (C, 16) of I + G diag(beta), of I + diag(beta) G: their diagonal blocks
+  RowsOut rows_, entering_buffer_, leaving_buffer_;  // (2 C, Dk) k, behind it q; (2 C, Dk); (C, Dk)
+  Rows entering_{}, leaving_{};
+  RowsOut gram_, scores_, minus_gram_;  // (C, C)
+  float* beta_;                         // (C)
+  RowsOut inverse_, inverse_rows_;      // (C, 16) of I + G diag(beta), of I + diag(beta) G: their diagonal blocks
 };
 
 }  // namespace cpu::linear

@@ -7,9 +7,8 @@
 #include "../parallel.hpp"
 #include "delta.hpp"
 #include "delta_chunk.hpp"
-#include "pack.hpp"
+#include "linear_arguments.hpp"
 #include "seqccl/error.hpp"
-#include "tile.hpp"
 
 SEQCCL_BEGIN
 namespace cpu {
@@ -40,14 +39,14 @@ void check_summary(const char* who, const Extents& e, const ConstTensorView& sta
 struct SummaryState {
   SummaryState(const Extents& e, bool has_transition, Workspace& workspace)
       : key_dim(e.key_dim), value_dim(e.value_dim), width(e.value_dim + (has_transition ? e.key_dim : 0)) {
-    numbers = workspace.take(key_dim * width);
-    std::fill_n(numbers, key_dim * width, 0.0f);
-    for (std::int64_t d = 0; d < width - value_dim; ++d) numbers[d * width + value_dim + d] = 1;
+    numbers = workspace.rows(key_dim, width);
+    std::fill_n(numbers.data, key_dim * numbers.row, 0.0F);
+    for (std::int64_t d = 0; d < width - value_dim; ++d) numbers.data[d * numbers.row + value_dim + d] = 1;
   }
   void store(const TensorView& state, const TensorView& transition, std::int64_t batch, std::int64_t head) const {
     const auto put = [&](const TensorView& to, std::int64_t first) {
       for (std::int64_t d = 0; d < key_dim; ++d) {
-        std::copy_n(numbers + d * width + first, to.extent(3),
+        std::copy_n(numbers.data + d * numbers.row + first, to.extent(3),
                     to.as<float>() + batch * to.stride(0) + head * to.stride(1) + d * to.stride(2));
       }
     };
@@ -55,7 +54,7 @@ struct SummaryState {
     if (transition) put(transition, value_dim);
   }
   std::int64_t key_dim, value_dim, width;
-  float* numbers;
+  RowsOut numbers{};  // (Dk, width)
 };
 
 }  // namespace
@@ -73,20 +72,17 @@ void delta_summary(const LinearSummaryArguments& a) {
     Workspace workspace;
     DeltaChunk chunk(a.k, a.log_decay, a.beta, workspace);
     const SummaryState state(e, static_cast<bool>(a.transition), workspace);
-    float* v = workspace.take(chunk_tokens * e.value_dim);
-    float *rows = workspace.take(chunk_tokens * state.width), *y = workspace.take(chunk_tokens * state.width);
+    const RowsOut v = workspace.rows(chunk_tokens, state.width);  // zero where T has no v
+    const RowsOut rows = workspace.rows(chunk_tokens, state.width), y = workspace.rows(chunk_tokens, state.width);
+    std::fill_n(v.data, chunk_tokens * v.row, 0.0F);
     for (std::int64_t first = 0; first < e.tokens; first += chunk_tokens, a.num_threads.note_progress()) {
       const std::int64_t count = std::min(chunk_tokens, e.tokens - first);
       chunk.load(b, h, first, count);
-      pack_rows(a.v, b, h, first, count, 1, v);
-      tile().gemm(count, state.width, e.key_dim, chunk.entering(), e.key_dim, 1, state.numbers, state.width, rows, state.width, false);
-      for (std::int64_t t = 0; t < count; ++t) {  // rows = v - K~ S, where T has no v
-        float* row = rows + t * state.width;
-        for (std::int64_t x = 0; x < e.value_dim; ++x) row[x] = v[t * e.value_dim + x] - row[x];
-        for (std::int64_t x = e.value_dim; x < state.width; ++x) row[x] = -row[x];
-      }
+      load_tokens(a.v, b, h, first, count, 1, v);
+      product(count, state.width, e.key_dim, chunk.entering(), state.numbers, rows, false);
+      row_ops().combine(count, state.width, 1, v, -1, rows);  // v - K~ S
       chunk.solve(rows, y, rows, state.width);
-      chunk.advance(rows, state.width, state.numbers);
+      chunk.advance(rows, state.width, state.numbers, state.numbers);
     }
     state.store(a.state, a.transition, b, h);
   });
@@ -110,25 +106,19 @@ void delta_summary_backward(const LinearSummaryBackwardArguments& a) {
     Workspace workspace;
     DeltaChunk chunk(a.k, a.log_decay, a.beta, workspace);
     const SummaryState x(e, static_cast<bool>(a.transition), workspace);
-    float *dout = workspace.take(chunk_tokens * e.value_dim), *scores = workspace.take(chunk_tokens * chunk_tokens);
-    float *du = workspace.take(chunk_tokens * x.width), *z = workspace.take(chunk_tokens * x.width);
+    const RowsOut dout = workspace.rows(chunk_tokens, e.value_dim);
+    const RowsOut du = workspace.rows(chunk_tokens, x.width), z = workspace.rows(chunk_tokens, x.width);
     for (std::int64_t first = (e.tokens - 1) / chunk_tokens * chunk_tokens; first >= 0 && e.tokens > 0; first -= chunk_tokens) {
       const std::int64_t count = std::min(chunk_tokens, e.tokens - first);
-      chunk.load(b, h, first, count);
-      chunk.load_queries(a.q, b, h, first, 1);
-      pack_rows(a.dout, b, h, first, count, a.scale, dout);
-      chunk.scores(scores);
-      tile().gemm(count, x.width, e.key_dim, chunk.leaving(), e.key_dim, 1, x.numbers, x.width, du, x.width, false);
-      for (std::int64_t i = 0; i < count; i += block_tokens) {
-        tile().gemm(std::min(block_tokens, count - i), e.value_dim, count - i, scores + i * chunk_tokens + i, 1, chunk_tokens,
-                    dout + i * e.value_dim, e.value_dim, du + i * x.width, x.width, true);
-      }
+      chunk.load(b, h, first, count, &a.q, 1);
+      load_tokens(a.dout, b, h, first, count, a.scale, dout);
+      product(count, x.width, e.key_dim, chunk.leaving(), x.numbers, du, false);
+      // Up to the next whole vector dout is zero, and so is what it adds to the columns of T.
+      lower_turned_product(chunk.scores(), dout, count, e.value_dim, du, true);
       chunk.solve_transposed(du, z, du, x.width);
-      tile().scale(-1, du, count * x.width);
-      chunk.decay().decay_state(x.numbers, x.width);
-      tile().gemm(e.key_dim, x.width, count, chunk.entering(), 1, e.key_dim, du, x.width, x.numbers, x.width, true);
-      tile().gemm(e.key_dim, e.value_dim, count, chunk.entering() + count * e.key_dim, 1, e.key_dim, dout, e.value_dim, x.numbers, x.width,
-                  true);
+      row_ops().scale(count, x.width, minus_ones, du, du);
+      chunk.decay().advance_state(chunk.entering(), du, count, x.width, x.numbers, x.numbers);
+      turned_product(e.key_dim, e.value_dim, count, chunk.entering() + count, dout, x.numbers, true);
       a.num_threads.note_progress();
     }
     x.store(a.dstate, a.transition, b, h);
@@ -149,22 +139,19 @@ void delta_local(const LinearLocalArguments& a) {
     const std::int64_t b = item / e.heads, h = item % e.heads;
     Workspace workspace;
     DeltaChunk chunk(a.k, a.log_decay, a.beta, workspace);
-    float *state = workspace.take(e.key_dim * e.value_dim), *scores = workspace.take(chunk_tokens * chunk_tokens);
-    float *read = workspace.take(2 * chunk_tokens * e.value_dim), *y = workspace.take(chunk_tokens * e.value_dim);
-    float* rows = workspace.take(chunk_tokens * e.value_dim);
+    const RowsOut state = workspace.rows(e.key_dim, e.value_dim), read = workspace.rows(2 * chunk_tokens, e.value_dim);
+    const RowsOut rows = workspace.rows(chunk_tokens, e.value_dim), y = workspace.rows(chunk_tokens, e.value_dim);
     load_state(a.state, b, h, e.key_dim, e.value_dim, state);
     for (std::int64_t first = 0; first < e.tokens; first += chunk_tokens, a.num_threads.note_progress()) {
-      const std::int64_t count = std::min(chunk_tokens, e.tokens - first), size = count * e.value_dim;
-      chunk.load(b, h, first, count);
-      chunk.load_queries(a.q, b, h, first, a.scale);
-      pack_rows(a.v, b, h, first, count, 1, rows);
-      tile().gemm(2 * count, e.value_dim, e.key_dim, chunk.entering(), e.key_dim, 1, state, e.value_dim, read, e.value_dim, false);
-      for (std::int64_t x = 0; x < size; ++x) rows[x] -= read[x];
+      const std::int64_t count = std::min(chunk_tokens, e.tokens - first);
+      chunk.load(b, h, first, count, &a.q, a.scale);
+      load_tokens(a.v, b, h, first, count, 1, rows);
+      product(2 * count, e.value_dim, e.key_dim, chunk.entering(), state, read, false);
+      row_ops().combine(count, e.value_dim, -1, read, 1, rows);
       chunk.solve(rows, y, rows, e.value_dim);
-      chunk.scores(scores);
-      lower_product(scores, rows, count, e.value_dim, read + size, e.value_dim, true);
-      store_tokens(read + size, a.out, b, h, first, count);
-      if (first + count < e.tokens) chunk.advance(rows, e.value_dim, state);
+      lower_product(chunk.scores(), rows, count, e.value_dim, read + count, true);
+      store_tokens(read + count, a.out, b, h, first, count);
+      if (first + count < e.tokens) chunk.advance(rows, e.value_dim, state, state);
     }
   });
 }

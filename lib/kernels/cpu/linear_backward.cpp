@@ -6,11 +6,11 @@
 
 #include "../parallel.hpp"
 #include "delta.hpp"
+#include "linear_arguments.hpp"
+#include "linear_bonus.hpp"
 #include "linear_sweep.hpp"
-#include "pack.hpp"
 #include "seqccl/error.hpp"
 #include "seqccl/kernels.hpp"
-#include "tile.hpp"
 
 SEQCCL_BEGIN
 namespace cpu {
@@ -41,21 +41,21 @@ class HeadGradients {
         h_(head),
         constant_(constant_decay),
         decay_(a_.log_decay, key_dim_, workspace_),
-        decay_gradient_(decay_.width(), key_dim_, workspace_) {
-    for (float** rows : {&q_rows_, &k_, &keys_, &dq_, &dk_, &enter_, &leave_}) *rows = workspace_.take((chunk_tokens + 1) * key_dim_);
-    for (float** rows : {&v_, &dout_rows_, &dv_}) *rows = workspace_.take((chunk_tokens + 1) * value_dim_);
-    q_ = q_rows_ + shift_ * key_dim_;
-    dout_ = dout_rows_ + shift_ * value_dim_;
-    if (shift_ == 1) {
-      bonus_ = row_at<float>(a_.bonus, b_, 0, h_);
-      bonus_dq_ = workspace_.take(key_dim_);
-      dbonus_ = workspace_.take<double>(key_dim_);
-      std::fill_n(bonus_dq_, key_dim_, 0.0f);
-      std::fill_n(dbonus_, key_dim_, 0.0);
-    }
-    for (float** pairs : {&scores_, &dscores_}) *pairs = workspace_.take(chunk_tokens * chunk_tokens);
-    for (float** states : {&dstate_, &transposed_}) *states = workspace_.take(std::max(key_dim_, chunk_tokens) * value_dim_);
-    entering_ = workspace_.take(key_dim_ * value_dim_);
+        decay_gradient_(decay_.width(), key_dim_, workspace_),
+        bonus_(a_.bonus, h_, key_dim_, workspace_) {
+    for (RowsOut* rows : {&q_rows_, &k_, &keys_, &dq_, &dk_, &leave_}) *rows = workspace_.rows(chunk_tokens + 1, key_dim_);
+    for (RowsOut* rows : {&v_, &dout_rows_, &dv_}) *rows = workspace_.rows(chunk_tokens + 1, value_dim_);
+    q_ = q_rows_ + shift_;
+    dout_ = dout_rows_ + shift_;
+    for (RowsOut* pairs : {&scores_, &dscores_}) *pairs = workspace_.pairs();
+    for (RowsOut* states : {&dstate_, &entering_}) *states = workspace_.rows(key_dim_, value_dim_);
+    turned_state_ = workspace_.turned(value_dim_, key_dim_);
+    turned_values_ = workspace_.turned(value_dim_, chunk_tokens);
+    if (shift_ == 0) return;
+    carry_ = workspace_.rows(1, key_dim_);
+    dbonus_ = workspace_.take<double>(key_dim_);
+    std::fill_n(carry_.data, carry_.row, 0.0F);
+    std::fill_n(dbonus_, key_dim_, 0.0);
   }
 
   /// Writes dq, dk, dv and dlog_decay, and what is summed over tokens: shares[0] = dlog_decay of a constant decay, then dbonus.
@@ -64,8 +64,8 @@ class HeadGradients {
     load_state(a_.dleaving, b_, h_, key_dim_, value_dim_, dstate_);
     load_state(a_.state, b_, h_, key_dim_, value_dim_, entering_);
     sweep_back(
-        num_chunks_, key_dim_ * value_dim_, workspace_, entering_, [&](std::int64_t chunk, float* state) { advance(chunk, state); },
-        [&](std::int64_t chunk, const float* state) { chunk_backward(chunk, state); });
+        num_chunks_, key_dim_, workspace_, entering_, [&](std::int64_t chunk, Rows from, RowsOut to) { advance(chunk, from, to); },
+        [&](std::int64_t chunk, Rows state) { chunk_backward(chunk, state); });
     shares[0] = decay_gradient_.constant_sum();
     if (shift_ == 0) return;
     first_reader();
@@ -75,96 +75,99 @@ class HeadGradients {
  private:
   [[nodiscard]] std::int64_t count_of(std::int64_t chunk) const { return std::min(chunk_tokens, num_tokens_ - chunk * chunk_tokens); }
 
-  void advance(std::int64_t chunk, float* state) {
+  void advance(std::int64_t chunk, Rows from, RowsOut to) {
     const std::int64_t first = chunk * chunk_tokens, count = count_of(chunk);
     decay_.load(b_, h_, first, count, {.keys = true});
-    pack_rows(a_.k, b_, h_, first, count, 1, k_);
-    pack_rows(a_.v, b_, h_, first, count, 1, v_);
-    advance_state(decay_, decay_.decay_keys(k_, k_), v_, count, key_dim_, value_dim_, state);
+    load_tokens(a_.k, b_, h_, first, count, 1, k_);
+    load_tokens(a_.v, b_, h_, first, count, 1, v_);
+    decay_.advance_state(decay_.decay_keys(k_, k_), v_, count, value_dim_, from, to);
     a_.num_threads.note_progress();
   }
 
   /// `state` enters the chunk.
-  void chunk_backward(std::int64_t chunk, const float* state) {
+  void chunk_backward(std::int64_t chunk, Rows state) {
     const std::int64_t first = chunk * chunk_tokens, count = count_of(chunk);
     decay_.load(b_, h_, first, count, {.queries = true, .keys = true, .pairs = true});
-    pack_readers(a_.q, b_, h_, first, count, shift_, 1, q_rows_);
-    pack_rows(a_.k, b_, h_, first, count, 1, k_);
-    pack_rows(a_.v, b_, h_, first, count, 1, v_);
-    pack_readers(a_.dout, b_, h_, first, count, shift_, a_.scale, dout_rows_);
+    load_readers(a_.q, b_, h_, first, count, shift_, 1, q_rows_);
+    load_tokens(a_.k, b_, h_, first, count, 1, k_);
+    load_tokens(a_.v, b_, h_, first, count, 1, v_);
+    load_readers(a_.dout, b_, h_, first, count, shift_, a_.scale, dout_rows_);
 
     // dv
-    decay_.scores(q_, k_, scores_);
-    lower_transposed_product(scores_, dout_, count, value_dim_, dv_, false);
-    tile().gemm(count, value_dim_, key_dim_, decay_.decay_keys(k_, keys_), key_dim_, 1, dstate_, value_dim_, dv_, value_dim_, true);
+    const Scores scores[] = {{q_, scores_}};
+    decay_.scores(k_, scores);
+    lower_turned_product(scores_, dout_, count, value_dim_, dv_, false);
+    product(count, value_dim_, key_dim_, decay_.decay_keys(k_, keys_), dstate_, dv_, true);
 
-    // dq and dk: from pairs of the chunk, at first without (t, t)
-    transpose(v_, count, value_dim_, transposed_, chunk_tokens);  // (Dv, C)
-    lower_outer(dout_, transposed_, count, value_dim_, dscores_);
-    float diagonal[chunk_tokens];
-    for (std::int64_t t = 0; t < count; ++t) diagonal[t] = std::exchange(dscores_[t * chunk_tokens + t], 0.0f);
-    for (float* rows : {dq_, dk_}) std::fill_n(rows, count * key_dim_, 0.0f);
-    decay_.add_rows(dscores_, k_, dq_);
-    decay_.add_columns(dscores_, q_, dk_);
-
-    // from the entering state, and through the leaving one
-    transpose(state, key_dim_, value_dim_, transposed_, key_dim_);  // (Dv, Dk)
-    tile().gemm(count, key_dim_, value_dim_, dout_, value_dim_, 1, transposed_, key_dim_, enter_, key_dim_, false);
-    decay_.decay_queries(enter_, enter_);
-    transpose(dstate_, key_dim_, value_dim_, transposed_, key_dim_);
-    tile().gemm(count, key_dim_, value_dim_, v_, value_dim_, 1, transposed_, key_dim_, leave_, key_dim_, false);
-    decay_.decay_keys(leave_, leave_);
-
-    const bool wants_decay = a_.dlog_decay && decay_.width() > 0, scalar = decay_.width() == 1;
-    if (wants_decay) {
-      decay_gradient_.passing(decay_, state, dstate_, value_dim_);
-      decay_gradient_.leaving(k_, leave_, count);
-    }
-    if (wants_decay && scalar) {
-      decay_gradient_.entering(q_, enter_);
-      decay_gradient_.pairs(scores_, dscores_, 1);
-    }
-    tile().axpy(1, enter_, dq_, count * key_dim_);
-    if (wants_decay && !scalar) decay_gradient_.entering(q_, dq_, k_, dk_, -1);
-    if (wants_decay) decay_gradient_.store(decay_, a_.dlog_decay, b_, h_, first, constant_);
-    for (std::int64_t t = 0; t < count; ++t) {
-      tile().axpy(diagonal[t], k_ + t * key_dim_, dq_ + t * key_dim_, key_dim_);
-      tile().axpy(diagonal[t], q_ + t * key_dim_, dk_ + t * key_dim_, key_dim_);
-    }
-    tile().axpy(1, leave_, dk_, count * key_dim_);
+    turn(count, value_dim_, v_, turned_values_);
+    lower_outer(dout_, turned_values_, count, value_dim_, nullptr, dscores_);
+    if (decay_.width() > 1)
+      vector_keys_and_queries(first, count, state);
+    else
+      keys_and_queries(first, count, state);
     if (shift_ == 1) bonus_backward(count);
     store_tokens(dq_, a_.dq, b_, h_, first + shift_, num_readers(first, count, num_tokens_, shift_));
     store_tokens(dk_, a_.dk, b_, h_, first, count);
     store_tokens(dv_, a_.dv, b_, h_, first, count);
 
     // the gradient moves to the state that enters
-    decay_.decay_state(dstate_, value_dim_);
-    tile().gemm(key_dim_, value_dim_, count, decay_.decay_queries(q_, q_), 1, key_dim_, dout_, value_dim_, dstate_, value_dim_, true);
+    decay_.advance_state(decay_.decay_queries(q_, q_), dout_, count, value_dim_, dstate_, dstate_);
     a_.num_threads.note_progress();
+  }
+
+  /// dq = enter and leave = leave_, for a start.
+  void through_states(std::int64_t count, Rows state, RowsOut leave) {
+    turn(key_dim_, value_dim_, state, turned_state_);
+    product(count, key_dim_, value_dim_, dout_, turned_state_, dq_, false);
+    decay_.decay_queries(dq_, dq_);
+    turn(key_dim_, value_dim_, dstate_, turned_state_);
+    product(count, key_dim_, value_dim_, v_, turned_state_, leave, false);
+    decay_.decay_keys(leave, leave);
+  }
+
+  /// dq, dk and dlog_decay of a scalar gate, or of none.
+  void keys_and_queries(std::int64_t first, std::int64_t count, Rows state) {
+    through_states(count, state, dk_);
+    if (a_.dlog_decay && decay_.width() == 1) {
+      decay_gradient_.passing(decay_, state, dstate_, value_dim_);
+      decay_gradient_.rows(decay_, count, k_, dk_, q_, dq_, {}, 1);
+      decay_gradient_.pairs(scores_, dscores_, 1);
+      decay_gradient_.store(decay_, a_.dlog_decay, b_, h_, first, constant_);
+    }
+    decay_.add_pairs(dscores_, k_, dq_, q_, dk_);
+  }
+
+  /// The same of a vector gate. Its running sum must not see the pairs (t, t).
+  void vector_keys_and_queries(std::int64_t first, std::int64_t count, Rows state) {
+    through_states(count, state, leave_);
+    float diagonal[chunk_tokens];
+    for (std::int64_t t = 0; t < count; ++t) diagonal[t] = std::exchange(dscores_.data[t * dscores_.row + t], 0.0F);
+    std::fill_n(dk_.data, count * dk_.row, 0.0F);
+    decay_.add_pairs(dscores_, k_, dq_, q_, dk_);
+    if (a_.dlog_decay) {
+      decay_gradient_.passing(decay_, state, dstate_, value_dim_);
+      decay_gradient_.rows(decay_, count, k_, leave_, q_, dq_, dk_, -1);
+      decay_gradient_.store(decay_, a_.dlog_decay, b_, h_, first, constant_);
+    }
+    row_ops().scale_add(count, key_dim_, diagonal, k_, dq_);
+    row_ops().scale_add(count, key_dim_, diagonal, q_, dk_);
+    row_ops().combine(count, key_dim_, 1, leave_, 1, dk_);
   }
 
   /// What the bonus adds to dq, dk, dv of a chunk. dq of its first token belongs to the chunk before, which comes next.
   void bonus_backward(std::int64_t count) {
-    float weights[chunk_tokens];
-    bonus_weights(q_rows_, k_, bonus_, count, key_dim_, keys_, weights);
-    for (std::int64_t t = count - 1; t >= 0; --t) {
-      const float *q = q_rows_ + t * key_dim_, *k = k_ + t * key_dim_, *dout = dout_rows_ + t * value_dim_;
-      const float s = tile().dot(v_ + t * value_dim_, dout, value_dim_);
-      tile().axpy(1, bonus_dq_, dq_ + t * key_dim_, key_dim_);
-      for (std::int64_t d = 0; d < key_dim_; ++d) {
-        bonus_dq_[d] = s * bonus_[d] * k[d];
-        dk_[t * key_dim_ + d] += s * bonus_[d] * q[d];
-        dbonus_[d] += static_cast<double>(s) * q[d] * k[d];
-      }
-      tile().axpy(weights[t], dout, dv_ + t * value_dim_, value_dim_);
-    }
+    float weights[chunk_tokens], s[chunk_tokens];
+    bonus_.weights(q_rows_, k_, count, weights);
+    row_ops().dots(count, value_dim_, v_, dout_rows_, s);
+    row_ops().scale_add(count, value_dim_, weights, dout_rows_, dv_);
+    bonus_.backward(q_rows_, k_, s, count, dq_, dk_, carry_.data, dbonus_);
   }
 
   /// dq of the run's first token, which reads the entering state.
   void first_reader() {
-    transpose(entering_, key_dim_, value_dim_, transposed_, key_dim_);  // (Dv, Dk)
-    tile().gemm(1, key_dim_, value_dim_, dout_rows_, value_dim_, 1, transposed_, key_dim_, bonus_dq_, key_dim_, true);
-    store_tokens(bonus_dq_, a_.dq, b_, h_, 0, 1);
+    turn(key_dim_, value_dim_, entering_, turned_state_);  // (Dv, Dk)
+    product(1, key_dim_, value_dim_, dout_rows_, turned_state_, carry_, true);
+    store_tokens(carry_, a_.dq, b_, h_, 0, 1);
   }
 
   const LinearBackwardArguments& a_;
@@ -175,17 +178,16 @@ class HeadGradients {
   Workspace workspace_;
   ChunkDecay decay_;
   DecayGradient decay_gradient_;
-  const std::int64_t shift_ = a_.bonus ? 1 : 0;     // see pack_readers
-  double* dbonus_ = nullptr;                        // (Dk)
-  float *q_rows_ = nullptr, *dout_rows_ = nullptr;  // (C + shift, Dk) (C + shift, Dv): of the tokens
-  const float* bonus_ = nullptr;                    // (Dk)
-  float* bonus_dq_ = nullptr;                       // (Dk): what the bonus of the token behind the chunk adds to its dq
-  float *q_ = nullptr, *k_ = nullptr, *keys_ = nullptr, *dq_ = nullptr, *dk_ = nullptr;  // (C, Dk)
-  float *enter_ = nullptr, *leave_ = nullptr;                                            // (C, Dk)
-  float *v_ = nullptr, *dout_ = nullptr, *dv_ = nullptr;                                 // (C, Dv)
-  float *scores_ = nullptr, *dscores_ = nullptr;                                         // (C, C)
-  float *dstate_ = nullptr, *transposed_ = nullptr;                                      // (Dk, Dv), its transpose or (Dv, C)
-  float* entering_ = nullptr;                                                            // (Dk, Dv)
+  const std::int64_t shift_ = a_.bonus ? 1 : 0;  // see load_readers
+  const Bonus bonus_;
+  double* dbonus_ = nullptr;                            // (Dk)
+  RowsOut carry_{};                                     // (Dk): what the bonus of the token behind the chunk adds to its dq
+  RowsOut q_rows_{}, dout_rows_{};                      // (C + shift, Dk) (C + shift, Dv): of the tokens
+  RowsOut q_{}, k_{}, keys_{}, dq_{}, dk_{}, leave_{};  // (C, Dk)
+  RowsOut v_{}, dout_{}, dv_{};                         // (C, Dv)
+  RowsOut scores_{}, dscores_{};                        // (C, C)
+  RowsOut dstate_{}, entering_{};                       // (Dk, Dv)
+  RowsOut turned_state_{}, turned_values_{};            // (Dv, Dk) (Dv, C)
 };
 
 }  // namespace

@@ -4,7 +4,9 @@
 
 #include "../parallel.hpp"
 #include "delta.hpp"
-#include "linear_chunk.hpp"
+#include "linear_arguments.hpp"
+#include "linear_bonus.hpp"
+#include "linear_decay.hpp"
 #include "pack.hpp"
 #include "seqccl/error.hpp"
 #include "seqccl/kernels.hpp"
@@ -12,8 +14,37 @@
 
 SEQCCL_BEGIN
 namespace cpu {
+namespace {
 
 using namespace linear;
+
+/// Rows of out (B, T, H, Dv) of one batch and head as a product may write them: in place if they are whole vectors, else in scratch.
+class OutputRows {
+ public:
+  OutputRows(const TensorView& out, std::int64_t batch, std::int64_t head, Workspace& workspace)
+      : out_(out), batch_(batch), head_(head), direct_(out.extent(3) % panel_ops().lanes == 0) {
+    if (!direct_) scratch_ = workspace.rows(chunk_tokens, out.extent(3));
+  }
+  [[nodiscard]] bool direct() const noexcept { return direct_; }
+  [[nodiscard]] RowsOut rows(std::int64_t first, std::int64_t count) const {
+    return direct_ && count > 0 ? RowsOut{row_at(out_, batch_, first, head_), out_.stride(1)} : scratch_;
+  }
+  void store(Rows rows, std::int64_t first, std::int64_t count) const {
+    if (!direct_) store_tokens(rows, out_, batch_, head_, first, count);
+  }
+  void add(Rows rows, std::int64_t first, std::int64_t count) const {
+    for (std::int64_t t = 0; t < count && !direct_; ++t)
+      tile().axpy(1, rows.data + t * rows.row, row_at(out_, batch_, first + t, head_), out_.extent(3));
+  }
+
+ private:
+  const TensorView& out_;
+  std::int64_t batch_, head_;
+  bool direct_;
+  RowsOut scratch_{};
+};
+
+}  // namespace
 
 // Chunk by chunk, A = scores(scale q, k):  out = (exp(g) scale q) state + A v,  then the state advances. With a bonus all but its
 // own weights are those of one token further on.
@@ -36,32 +67,36 @@ void linear_local(const LinearLocalArguments& a) {
     const std::int64_t b = item / heads, h = item % heads;
     Workspace workspace;
     ChunkDecay decay(a.log_decay, key_dim, workspace);
-    float* state = workspace.take(key_dim * value_dim);  // (Dk, Dv)
-    float *rows = workspace.take((chunk_tokens + 1) * key_dim), *q = rows + shift * key_dim, *k = workspace.take(chunk_tokens * key_dim);
-    float *v = workspace.take(chunk_tokens * value_dim), *scores = workspace.take(chunk_tokens * chunk_tokens);
-    float *scratch = workspace.take(key_dim), weights[chunk_tokens];
+    const RowsOut state = workspace.rows(key_dim, value_dim), pairs = workspace.pairs();
+    const RowsOut rows = workspace.rows(chunk_tokens + 1, key_dim), q = rows + shift;
+    const RowsOut k = workspace.rows(chunk_tokens, key_dim), v = workspace.rows(chunk_tokens, value_dim);
+    const Bonus bonus(a.bonus, h, key_dim, workspace);
+    const OutputRows output(a.out, b, h, workspace);
     load_state(a.state, b, h, key_dim, value_dim, state);
     for (std::int64_t first = 0; first < tokens; first += chunk_tokens, a.num_threads.note_progress()) {
       const std::int64_t count = std::min(chunk_tokens, tokens - first), readers = num_readers(first, count, tokens, shift);
       const bool has_state = first > 0 || a.state, has_next = first + count < tokens;
       decay.load(b, h, first, count, {.queries = has_state, .keys = has_next, .pairs = true});
-      pack_readers(a.q, b, h, first, count, shift, a.scale, rows);
-      pack_rows(a.k, b, h, first, count, 1, k);
-      pack_rows(a.v, b, h, first, count, 1, v);
+      load_readers(a.q, b, h, first, count, shift, a.scale, rows);
+      load_tokens(a.k, b, h, first, count, 1, k);
+      load_tokens(a.v, b, h, first, count, 1, v);
 
-      if (a.bonus) bonus_weights(rows, k, row_at<float>(a.bonus, b, first, h), count, key_dim, scratch, weights);
       if (a.bonus && first == 0) {
-        tile().gemm(1, value_dim, key_dim, rows, key_dim, 1, state, value_dim, row_at(a.out, b, 0, h), a.out.stride(1), false);
+        const RowsOut out = output.rows(0, 1);
+        product(1, value_dim, key_dim, rows, state, out, false);
+        output.store(out, 0, 1);
       }
-      float* out = row_at(a.out, b, first + shift, h);  // (C, Dv)
-      decay.scores(q, k, scores);
-      lower_product(scores, v, readers, value_dim, out, a.out.stride(1), false);
-      if (has_state) {
-        tile().gemm(readers, value_dim, key_dim, decay.decay_queries(q, q), key_dim, 1, state, value_dim, out, a.out.stride(1), true);
-      }
+      float weights[chunk_tokens];
+      if (a.bonus) bonus.weights(rows, k, count, weights);
+      const RowsOut out = output.rows(first + shift, readers);  // (C, Dv)
+      const Scores scores[] = {{q, pairs}};
+      decay.scores(k, scores);
+      lower_product(pairs, v, readers, value_dim, out, false);
+      if (has_state) product(readers, value_dim, key_dim, decay.decay_queries(q, q), state, out, true);
+      output.store(out, first + shift, readers);
       for (std::int64_t t = 0; t < count && a.bonus; ++t)
-        tile().axpy(weights[t], v + t * value_dim, row_at(a.out, b, first + t, h), value_dim);
-      if (has_next) advance_state(decay, decay.decay_keys(k, k), v, count, key_dim, value_dim, state);
+        tile().axpy(weights[t], v.data + t * v.row, row_at(a.out, b, first + t, h), value_dim);
+      if (has_next) decay.advance_state(decay.decay_keys(k, k), v, count, value_dim, state, state);
     }
   });
 }
@@ -82,27 +117,30 @@ void linear_enter(const LinearEnterArguments& a) {
     const std::int64_t b = item / heads, h = item % heads;
     Workspace workspace;
     ChunkDecay decay(a.log_decay, key_dim, workspace);
-    float *rows = workspace.take((chunk_tokens + 1) * key_dim), *q = rows + shift * key_dim;
+    const RowsOut rows = workspace.rows(chunk_tokens + 1, key_dim), q = rows + shift;
+    const OutputRows output(a.out, b, h, workspace);
     double* sum = workspace.take<double>(decay.width());  // (W) G
+    float* scratch = workspace.take(key_dim);
     std::fill_n(sum, decay.width(), 0.0);
-    const float* state = a.state.as<float>() + b * a.state.stride(0) + h * a.state.stride(1);
-    std::int64_t state_row = a.state.stride(2);
+    RowsOut state = a.transposed ? workspace.rows(value_dim, key_dim) : workspace.rows(key_dim, value_dim);
+    load_state(a.state, b, h, a.transposed ? value_dim : key_dim, a.transposed ? key_dim : value_dim, state);
     if (a.transposed) {
-      float *dense = workspace.take(key_dim * value_dim), *turned = workspace.take(key_dim * value_dim);
-      load_state(a.state, b, h, value_dim, key_dim, dense);
-      transpose(dense, value_dim, key_dim, turned, value_dim);
-      state = turned, state_row = value_dim;
+      const RowsOut turned = workspace.turned(key_dim, value_dim);
+      turn(value_dim, key_dim, state, turned);
+      state = turned;
     }
-    const auto add = [&](const float* from, std::int64_t first, std::int64_t count) {
-      tile().gemm(count, value_dim, key_dim, from, key_dim, 1, state, state_row, row_at(a.out, b, first, h), a.out.stride(1), true);
+    const auto add = [&](Rows from, std::int64_t first, std::int64_t count) {
+      const RowsOut out = output.rows(first, count);
+      product(count, value_dim, key_dim, from, state, out, output.direct());
+      output.add(out, first, count);
     };
     for (std::int64_t first = 0; first < tokens; first += chunk_tokens, a.num_threads.note_progress()) {
       const std::int64_t count = std::min(chunk_tokens, tokens - first);
       decay.load(b, h, first, count, {.queries = true});
-      pack_readers(a.q, b, h, first, count, shift, a.scale, rows);
+      load_readers(a.q, b, h, first, count, shift, a.scale, rows);
       if (a.before && first == 0) add(rows, 0, 1);
       decay.decay_queries(q, q);
-      decay_rows_by_sum(sum, decay.width(), q, count, key_dim);
+      decay_rows_by_sum(sum, decay.width(), q, count, key_dim, scratch);
       add(q, first + shift, num_readers(first, count, tokens, shift));
       for (std::int64_t d = 0; d < decay.width(); ++d) sum[d] += decay.log_total()[d];
     }

@@ -1,15 +1,12 @@
 // linear_state.cpp - what a run of tokens does to the state, and what its outputs do to the state's gradient.
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <cmath>
 
 #include "../parallel.hpp"
 #include "delta.hpp"
-#include "linear_chunk.hpp"
-#include "pack.hpp"
-#include "seqccl/error.hpp"
+#include "linear_arguments.hpp"
+#include "linear_decay.hpp"
 #include "seqccl/kernels.hpp"
-#include "tile.hpp"
 
 SEQCCL_BEGIN
 namespace cpu {
@@ -42,11 +39,6 @@ std::int64_t log_sum_width(const char* who, const ConstTensorView& log_decay, co
   return width;
 }
 
-void store_state(const float* from, const TensorView& state, std::int64_t batch, std::int64_t head) {
-  float* to = state.as<float>() + batch * state.stride(0) + head * state.stride(1);
-  for (std::int64_t d = 0; d < state.extent(2); ++d) std::copy_n(from + d * state.extent(3), state.extent(3), to + d * state.stride(2));
-}
-
 }  // namespace
 
 // Chunk by chunk: state <- diag(exp(g_C)) state + sum_i (exp(g_C - g_i) k_i) v_i^T.
@@ -66,15 +58,15 @@ void linear_summary(const LinearSummaryArguments& a) {
     Workspace workspace;
     ChunkDecay decay(a.log_decay, key_dim, workspace);
     RunningSum sum(sum_width, workspace);
-    float* state = workspace.take(key_dim * value_dim);  // (Dk, Dv)
-    float *k = workspace.take(chunk_tokens * key_dim), *v = workspace.take(chunk_tokens * value_dim);
-    std::fill_n(state, key_dim * value_dim, 0.0f);
+    const RowsOut state = workspace.rows(key_dim, value_dim);
+    const RowsOut k = workspace.rows(chunk_tokens, key_dim), v = workspace.rows(chunk_tokens, value_dim);
+    load_state({}, b, h, key_dim, value_dim, state);
     for (std::int64_t first = 0; first < tokens; first += chunk_tokens, a.num_threads.note_progress()) {
       const std::int64_t count = std::min(chunk_tokens, tokens - first);
       decay.load(b, h, first, count, {.keys = true});
-      pack_rows(a.k, b, h, first, count, 1, k);
-      pack_rows(a.v, b, h, first, count, 1, v);
-      advance_state(decay, decay.decay_keys(k, k), v, count, key_dim, value_dim, state);
+      load_tokens(a.k, b, h, first, count, 1, k);
+      load_tokens(a.v, b, h, first, count, 1, v);
+      decay.advance_state(decay.decay_keys(k, k), v, count, value_dim, state, state);
       sum.add(decay);
     }
     store_state(state, a.state, b, h);
@@ -99,19 +91,19 @@ void linear_summary_backward(const LinearSummaryBackwardArguments& a) {
     Workspace workspace;
     ChunkDecay decay(a.log_decay, key_dim, workspace);
     RunningSum sum(sum_width, workspace);
-    float *q_rows = workspace.take((chunk_tokens + 1) * key_dim), *q = q_rows + shift * key_dim;
-    float *dout_rows = workspace.take((chunk_tokens + 1) * value_dim), *dout = dout_rows + shift * value_dim;
-    float* dstate = workspace.take(key_dim * value_dim);  // (Dk, Dv)
-    std::fill_n(dstate, key_dim * value_dim, 0.0f);
+    const RowsOut q_rows = workspace.rows(chunk_tokens + 1, key_dim), q = q_rows + shift;
+    const RowsOut dout_rows = workspace.rows(chunk_tokens + 1, value_dim), dout = dout_rows + shift;
+    const RowsOut dstate = workspace.rows(key_dim, value_dim);
+    load_state({}, b, h, key_dim, value_dim, dstate);
     for (std::int64_t first = (tokens - 1) / chunk_tokens * chunk_tokens; first >= 0 && tokens > 0;
          first -= chunk_tokens, a.num_threads.note_progress()) {
       const std::int64_t count = std::min(chunk_tokens, tokens - first);
       decay.load(b, h, first, count, {.queries = true});
-      pack_readers(a.q, b, h, first, count, shift, a.scale, q_rows);
-      pack_readers(a.dout, b, h, first, count, shift, 1, dout_rows);
-      advance_state(decay, decay.decay_queries(q, q), dout, num_readers(first, count, tokens, shift), key_dim, value_dim, dstate);
+      load_readers(a.q, b, h, first, count, shift, a.scale, q_rows);
+      load_readers(a.dout, b, h, first, count, shift, 1, dout_rows);
+      decay.advance_state(decay.decay_queries(q, q), dout, num_readers(first, count, tokens, shift), value_dim, dstate, dstate);
       sum.add(decay);
-      if (a.before && first == 0) tile().gemm(key_dim, value_dim, 1, q_rows, 1, key_dim, dout_rows, value_dim, dstate, value_dim, true);
+      if (a.before && first == 0) turned_product(key_dim, value_dim, 1, q_rows, dout_rows, dstate, true);
     }
     store_state(dstate, a.dstate, b, h);
     sum.store(a.log_sum, b, h);

@@ -6,86 +6,85 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 
-#include "linear_chunk.hpp"
-#include "tile.hpp"
+#include "linear_decay.hpp"
 
 SEQCCL_BEGIN
 namespace cpu::linear {
 
-/// Calls visit(chunk, state) from the last chunk to the first, `state` being what enters it. advance(chunk, state) takes a state across a
-/// chunk. States are kept at the start of each group of chunks and, for the group at hand, of each chunk: about sqrt(chunks) of both.
+/// Calls visit(chunk, state) from the last chunk to the first, `state` being what enters it. advance(chunk, from, to) takes a state across
+/// a chunk; `to` may be `from`. States are kept at the start of each group of chunks and, for the group at hand, of each chunk: about
+/// sqrt(chunks) of both. They have key_dim rows, as `entering` has.
 template <class Advance, class Visit>
-void sweep_back(std::int64_t num_chunks, std::int64_t state_size, Workspace& workspace, const float* entering, Advance&& advance,
-                Visit&& visit) {
+void sweep_back(std::int64_t num_chunks, std::int64_t key_dim, Workspace& workspace, Rows entering, Advance&& advance, Visit&& visit) {
   const std::int64_t group = std::max<std::int64_t>(64, std::llround(std::sqrt(static_cast<double>(num_chunks))));
   const std::int64_t num_groups = (num_chunks + group - 1) / group;
-  float* checkpoints = workspace.take(num_groups * state_size);
-  float* states = workspace.take(std::min(group, num_chunks) * state_size);
-  if (num_groups > 0) std::copy_n(entering, state_size, checkpoints);
+  const RowsOut checkpoints{workspace.take(num_groups * key_dim * entering.row), entering.row};
+  const RowsOut states{workspace.take(std::min(group, num_chunks) * key_dim * entering.row), entering.row};
+  if (num_groups > 0) std::copy_n(entering.data, key_dim * entering.row, checkpoints.data);
   for (std::int64_t g = 0; g + 1 < num_groups; ++g) {
-    float* next = checkpoints + (g + 1) * state_size;
-    std::copy_n(next - state_size, state_size, next);
-    for (std::int64_t chunk = g * group; chunk < (g + 1) * group; ++chunk) advance(chunk, next);
+    Rows from = checkpoints + g * key_dim;
+    const RowsOut next = checkpoints + (g + 1) * key_dim;
+    for (std::int64_t chunk = g * group; chunk < (g + 1) * group; ++chunk, from = next) advance(chunk, from, next);
   }
   for (std::int64_t g = num_groups - 1; g >= 0; --g) {
     const std::int64_t first = g * group, end = std::min(num_chunks, first + group);
-    std::copy_n(checkpoints + g * state_size, state_size, states);
-    for (std::int64_t chunk = first; chunk + 1 < end; ++chunk) {
-      float* leaving = states + (chunk - first + 1) * state_size;
-      std::copy_n(leaving - state_size, state_size, leaving);
-      advance(chunk, leaving);
-    }
-    for (std::int64_t chunk = end - 1; chunk >= first; --chunk) visit(chunk, states + (chunk - first) * state_size);
+    std::copy_n((checkpoints + g * key_dim).data, key_dim * entering.row, states.data);
+    for (std::int64_t chunk = first; chunk + 1 < end; ++chunk)
+      advance(chunk, states + (chunk - first) * key_dim, states + (chunk - first + 1) * key_dim);
+    for (std::int64_t chunk = end - 1; chunk >= first; --chunk) visit(chunk, states + (chunk - first) * key_dim);
   }
 }
 
 /// Gradient of log_decay in one chunk. A decay acts on all that passes its token s: from the entering state S or a token i < s to a token
 /// t >= s or the leaving state, whose gradient is X. Nothing cancels in this form but the pairs of a vector gate, within one chunk.
 ///
-///     dlog_decay_s = exp(g_C) rowsum(S X) + sum_(i<s) leaving_i + sum_(t>=s) entering_t + sum_(i<s<=t) pair(t, i)
+///     dlog_decay_s = exp(g_C) rowsum(S X) + sum_(i<s) k_i leave_i + sum_(t>=s) (q_t x_t + sign k_t y_t) + sum_(i<s<=t) pair(t, i)
 ///
-/// Each sum over d for a scalar gate. Call passing, leaving, entering, in this order, then pairs, then store.
+/// Each sum over d for a scalar gate. Call passing, then rows, then pairs (scalar gate only), then store.
 class DecayGradient {
  public:
   DecayGradient(std::int64_t width, std::int64_t key_dim, Workspace& workspace) : width_(width), key_dim_(key_dim) {
-    dlogs_ = workspace.take<double>(chunk_tokens * width);
-    sum_ = workspace.take<double>(width);
-    rounded_ = workspace.take(chunk_tokens * width);
+    if (width == 0) return;
+    start_ = workspace.take<double>(round_up(width, 16));
+    row_sums_ = workspace.take(key_dim);
+    rounded_ = workspace.rows(chunk_tokens, width);
   }
 
   /// From S to X, both (Dk, Dv).
-  void passing(const ChunkDecay& decay, const float* state, const float* dleaving, std::int64_t value_dim) {
-    std::fill_n(sum_, width_, 0.0);
-    for (std::int64_t d = 0; d < key_dim_; ++d) {
-      const std::int64_t at = width_ == 1 ? 0 : d;
-      sum_[at] += std::exp(decay.log_total()[at]) * tile().dot(state + d * value_dim, dleaving + d * value_dim, value_dim);
-    }
+  void passing(const ChunkDecay& decay, Rows state, Rows dleaving, std::int64_t value_dim) {
+    row_ops().dots(key_dim_, value_dim, state, dleaving, row_sums_);
+    if (width_ == 1) start_[0] = decay.total()[0] * std::accumulate(row_sums_, row_sums_ + key_dim_, 0.0);
+    for (std::int64_t d = 0; d < width_ && width_ > 1; ++d) start_[d] = static_cast<double>(decay.total()[d]) * row_sums_[d];
   }
-  /// From token i to X: leaving_i = x_i y_i, rows of Dk.
-  void leaving(const float* x, const float* y, std::int64_t count) {
+  /// From tokens i to X, and from S to tokens t, rows of Dk. y may be absent, for a scalar gate. For a vector gate x and y contain more
+  /// that a running sum from the last token shall add.
+  void rows(const ChunkDecay& decay, std::int64_t count, Rows k, Rows leave, Rows q, Rows x, Rows y, float sign) {
     count_ = count;
-    for (std::int64_t i = 0; i < count; ++i) {
-      std::copy_n(sum_, width_, dlogs_ + i * width_);
-      add_products(x + i * key_dim_, y + i * key_dim_);
-    }
-  }
-  /// From S to token t: entering_t = q_t x_t + sign k_t y_t. x, y may contain more that a running sum from the last token shall add.
-  void entering(const float* q, const float* x, const float* k = nullptr, const float* y = nullptr, float sign = 1) {
-    std::fill_n(sum_, width_, 0.0);
-    for (std::int64_t t = count_ - 1; t >= 0; --t) {
-      add_products(q + t * key_dim_, x + t * key_dim_);
-      if (k != nullptr) add_products(k + t * key_dim_, y + t * key_dim_, sign);
-      for (std::int64_t d = 0; d < width_; ++d) dlogs_[t * width_ + d] += sum_[d];
-    }
+    if (width_ > 1) return row_ops().decay_gradient(count, width_, decay.logs(), start_, k, leave, q, x, y, sign, rounded_);
+    float leaving[chunk_tokens], entering[chunk_tokens], keys[chunk_tokens] = {};
+    row_ops().dots(count, key_dim_, k, leave, leaving);
+    row_ops().dots(count, key_dim_, q, x, entering);
+    if (y.data != nullptr) row_ops().dots(count, key_dim_, k, y, keys);
+    double sum = start_[0];
+    for (std::int64_t i = 0; i < count; sum += leaving[i], ++i) dlogs_[i] = sum;
+    sum = 0;
+    for (std::int64_t t = count - 1; t >= 0; --t) dlogs_[t] += sum += entering[t] + static_cast<double>(sign) * keys[t];
   }
   /// Pairs of a scalar gate: pair(t, i) = sign weights_ti gradients_ti, (C, C).
-  void pairs(const float* weights, const float* gradients, double sign) {
-    for (std::int64_t t = 0; t < count_; ++t) {
-      double sum = 0;
-      for (std::int64_t s = 1; s <= t; ++s) {
-        sum += static_cast<double>(weights[t * chunk_tokens + s - 1]) * gradients[t * chunk_tokens + s - 1];
-        dlogs_[s] += sign * sum;
+  void pairs(Rows weights, Rows gradients, double sign) {
+    constexpr std::int64_t step = 4;  // rows side by side: each has a sum that waits for itself
+    for (std::int64_t t = 0; t < count_; t += step) {
+      double sum[step] = {};
+      for (std::int64_t s = 1; s < std::min(count_, t + step); ++s) {
+        double all = 0;
+        for (std::int64_t row = t; row < std::min(count_, t + step); ++row) {
+          if (s > row) continue;
+          const std::int64_t at = row * weights.row + s - 1;
+          all += sum[row - t] += static_cast<double>(weights.data[at]) * gradients.data[at];
+        }
+        dlogs_[s] += sign * all;
       }
     }
   }
@@ -93,26 +92,21 @@ class DecayGradient {
   /// there, whatever rounding left in a sum of pairs.
   void store(const ChunkDecay& decay, const TensorView& dlog_decay, std::int64_t batch, std::int64_t head, std::int64_t first,
              bool constant) {
-    for (std::int64_t x = 0; x < count_ * width_; ++x) {
-      if (decay.logs()[x] == -std::numeric_limits<float>::infinity()) dlogs_[x] = 0;
-      if (constant) constant_sum_ += dlogs_[x];
-      rounded_[x] = static_cast<float>(dlogs_[x]);
+    for (std::int64_t s = 0; s < count_ && width_ == 1; ++s) {
+      if (decay.logs().data[s] == -std::numeric_limits<float>::infinity()) dlogs_[s] = 0;
+      if (constant) constant_sum_ += dlogs_[s];
+      rounded_.data[s * rounded_.row] = static_cast<float>(dlogs_[s]);
     }
     if (!constant) store_tokens(rounded_, dlog_decay, batch, head, first, count_);
   }
   [[nodiscard]] double constant_sum() const noexcept { return constant_sum_; }
 
  private:
-  void add_products(const float* x, const float* y, float sign = 1) {
-    if (width_ == 1)
-      sum_[0] += sign * tile().dot(x, y, key_dim_);
-    else
-      for (std::int64_t d = 0; d < key_dim_; ++d) sum_[d] += sign * x[d] * y[d];
-  }
-
   std::int64_t width_, key_dim_, count_ = 0;
-  double *dlogs_, *sum_;  // (C, W) (W)
-  float* rounded_;        // (C, W)
+  double* start_ = nullptr;     // (W)
+  float* row_sums_ = nullptr;   // (Dk)
+  double dlogs_[chunk_tokens];  // of a scalar gate
+  RowsOut rounded_{};           // (C, W)
   double constant_sum_ = 0;
 };
 

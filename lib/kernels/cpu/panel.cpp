@@ -86,6 +86,7 @@ bool pack_rows(const PackSource& from, float factor, float* to, std::int64_t str
     const Vector times = hn::Set(d, factor);
     Strange strange;
     for (std::int64_t i = 0; i < from.count; ++i, row += from.stride, to += stride) {
+      if (i + rows_ahead < from.count + from.following) prefetch_row(row + rows_ahead * from.stride, from.size);
       std::int64_t x = 0;
       for (; x + lanes <= from.size; x += lanes) {
         const Vector value = hn::Mul(times, load_wide(d, row + x));
@@ -108,7 +109,7 @@ bool pack_panels(const PackSource& from, float factor, float* to, std::int64_t p
     const Vector times = hn::Set(d, factor);
     Strange strange;
     for (std::int64_t i = 0; i < from.count; ++i, row += from.stride, to += panel) {
-      if (i + rows_ahead < from.count) prefetch_row(row + rows_ahead * from.stride, from.size);
+      if (i + rows_ahead < from.count + from.following) prefetch_row(row + rows_ahead * from.stride, from.size);
       for (std::int64_t x = 0; x < from.size; x += lanes) {
         const Vector raw = x + lanes <= from.size ? load_wide(d, row + x) : load_tail(d, row + x, from.size - x);
         const Vector value = hn::Mul(times, raw);
@@ -121,14 +122,14 @@ bool pack_panels(const PackSource& from, float factor, float* to, std::int64_t p
 }
 
 #if HWY_TARGET == HWY_SCALAR
-bool pack_transposed(const PackSource& from, float* to) {
+bool pack_transposed(const PackSource& from, float* to, std::int64_t to_row, std::int64_t panel_stride) {
   return with_rows(from, [&](auto* data) {
     Strange strange;
     for (std::int64_t i = 0; i < round_up(from.count, panel); ++i) {
       for (std::int64_t x = 0; x < from.size; ++x) {
         const Vector value = i < from.count ? load_wide(Tag(), data + i * from.stride + x) : hn::Zero(Tag());
         strange.see(value);
-        hn::Store(value, Tag(), to + i / panel * panel * from.size + x * panel + i % panel);
+        hn::Store(value, Tag(), to + i / panel * panel_stride + x * to_row + i % panel);
       }
     }
     return strange.none();
@@ -137,7 +138,8 @@ bool pack_transposed(const PackSource& from, float* to) {
 #else
 /// Squares of 4 x 4 are turned round in registers of 128 bits. Rows from 4 on are taken as zeros if `count` is less.
 template <class Element>
-HWY_INLINE bool turn_rows(const Element* row, std::int64_t stride, std::int64_t count, std::int64_t size, float* column) {
+HWY_INLINE bool turn_rows(const Element* row, std::int64_t stride, std::int64_t count, std::int64_t size, float* column,
+                          std::int64_t to_row) {
   const hn::FixedTag<float, 4> d;
   const hn::Repartition<double, decltype(d)> pairs;
   using Quad = hn::Vec<decltype(d)>;
@@ -148,10 +150,10 @@ HWY_INLINE bool turn_rows(const Element* row, std::int64_t stride, std::int64_t 
     const auto low0 = hn::BitCast(pairs, hn::InterleaveLower(d, r0, r1)), low1 = hn::BitCast(pairs, hn::InterleaveLower(d, r2, r3));
     const auto high0 = hn::BitCast(pairs, hn::InterleaveUpper(d, r0, r1)), high1 = hn::BitCast(pairs, hn::InterleaveUpper(d, r2, r3));
     hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, low0, low1)), d, column);
-    if (num_columns > 1) hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, low0, low1)), d, column + panel);
-    if (num_columns > 2) hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, high0, high1)), d, column + 2 * panel);
-    if (num_columns > 3) hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, high0, high1)), d, column + 3 * panel);
-    column += 4 * panel;
+    if (num_columns > 1) hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, low0, low1)), d, column + to_row);
+    if (num_columns > 2) hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, high0, high1)), d, column + 2 * to_row);
+    if (num_columns > 3) hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, high0, high1)), d, column + 3 * to_row);
+    column += 4 * to_row;
   };
   std::int64_t x = 0;
   if (count == 4) {
@@ -166,15 +168,15 @@ HWY_INLINE bool turn_rows(const Element* row, std::int64_t stride, std::int64_t 
   return hn::GetLane(hn::SumOfLanes(d, strange)) == 0;
 }
 
-bool pack_transposed(const PackSource& from, float* to) {
+bool pack_transposed(const PackSource& from, float* to, std::int64_t to_row, std::int64_t panel_stride) {
   return with_rows(from, [&](auto* data) {
     bool finite = true;
     for (std::int64_t i = 0; i < round_up(from.count, panel); i += 4) {
       const std::int64_t count = std::clamp<std::int64_t>(from.count - i, 0, 4);
-      float* column = to + i / panel * panel * from.size + i % panel;
-      for (std::int64_t j = i + rows_ahead; j < std::min(i + rows_ahead + 4, from.count); ++j)
+      float* column = to + i / panel * panel_stride + i % panel;
+      for (std::int64_t j = i + rows_ahead; j < std::min(i + rows_ahead + 4, from.count + from.following); ++j)
         prefetch_row(data + j * from.stride, from.size);
-      finite = turn_rows(data + (count == 0 ? 0 : i) * from.stride, from.stride, count, from.size, column) && finite;
+      finite = turn_rows(data + (count == 0 ? 0 : i) * from.stride, from.stride, count, from.size, column, to_row) && finite;
     }
     return finite;
   });

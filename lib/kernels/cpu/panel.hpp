@@ -18,11 +18,11 @@ namespace cpu {
 //
 // Rows of a product are worked on in blocks of `block_rows`; what a block needs not compute it is told by one interval per block.
 
-/// Rows to pack: `size` numbers each, `stride` elements apart.
+/// Rows to pack: `size` numbers each, `stride` elements apart. `following` rows behind them will be wanted next: they are prefetched.
 struct PackSource {
   const void* data = nullptr;
   DType dtype = DType::f32;
-  std::int64_t stride = 0, count = 0, size = 0;
+  std::int64_t stride = 0, count = 0, size = 0, following = 0;
 };
 
 /// Everything in memory is f32 and aligned to a cache line, except the rows that are packed.
@@ -35,8 +35,8 @@ struct PanelOps {
   bool (*pack_rows)(const PackSource& from, float factor, float* to, std::int64_t stride);
   /// Panel p of `to` begins at p * panel_stride: (count, panel) of factor * rows.
   bool (*pack_panels)(const PackSource& from, float factor, float* to, std::int64_t panel_stride);
-  /// Panel p holds rows p * panel, ... of `from` as columns: (size, panel), without gaps between the panels.
-  bool (*pack_transposed)(const PackSource& from, float* to);
+  /// Panel p holds rows p * panel, ... of `from` as columns: (size, panel), its rows to_row apart; it begins at p * panel_stride.
+  bool (*pack_transposed)(const PackSource& from, float* to, std::int64_t to_row, std::int64_t panel_stride);
 
   /// C (m, n) = A (m, k) B (k, n), or += with `accumulate`; a[i * a_row + x * a_col]. n is rounded up to whole vectors. Panel p of B
   /// begins at p * panel_stride and has rows b_row apart: packed panels (b_row = panel), or plain rows (panel_stride = panel).
@@ -81,6 +81,9 @@ class AlignedFloats {
 };
 
 [[nodiscard]] constexpr std::int64_t round_up(std::int64_t size, std::int64_t to) noexcept { return (size + to - 1) / to * to; }
+/// Rows of `size` numbers in scratch that are read by rows and by columns: an odd number of cache lines apart, or a column would lie in
+/// a few sets of the cache.
+[[nodiscard]] constexpr std::int64_t padded_row(std::int64_t size) noexcept { return (((size + 15) / 16) | 1) * 16; }
 
 }  // namespace cpu
 SEQCCL_END

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "../parallel.hpp"
+#include "linear_arguments.hpp"
 #include "linear_chunk.hpp"
 #include "seqccl/error.hpp"
 #include "seqccl/kernels.hpp"
