@@ -286,6 +286,21 @@ TEST(UcxEnvironment, SeqcclTransportIsRead) {
   EXPECT_NE(std::string(error.what()).find("pigeon"), std::string::npos) << error.what();
 }
 
+TEST(UcxEnvironment, SeqcclTimeoutReplacesTheProgramsOwn) {
+  const Variable rank("SEQCCL_RANK", "0"), size("SEQCCL_WORLD_SIZE", "1"), where("SEQCCL_ADDR", "127.0.0.1"), port("SEQCCL_PORT", "29872");
+  {
+    const Variable timeout("SEQCCL_TIMEOUT", "2.5");
+    EXPECT_EQ(Communicator::from_env({.timeout = 60s}).timeout(), 2500ms);
+  }
+  EXPECT_EQ(Communicator::from_env({.timeout = 60s}).timeout(), 60s);
+  for (const char* wrong : {"soon", "-1", "0", "2 s"}) {
+    const Variable timeout("SEQCCL_TIMEOUT", wrong);
+    const Error error = error_of([] { (void)Communicator::from_env(); });
+    EXPECT_EQ(error.kind(), ErrorKind::argument) << wrong;
+    EXPECT_NE(std::string(error.what()).find("SEQCCL_TIMEOUT is \""), std::string::npos) << error.what();
+  }
+}
+
 // Silence, garbage, and one who says he is rank 2 and does not know the card.
 TEST(UcxControlPlane, AStrangerAtTheDoorDoesNoHarm) {
   NEEDS_UCX();
