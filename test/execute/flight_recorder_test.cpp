@@ -18,6 +18,7 @@
 
 #include "rings.hpp"
 #include "seqccl/communicator.hpp"
+#include "support/alarm.hpp"
 #include "support/watchdog.hpp"
 
 namespace seqccl::test {
@@ -312,7 +313,7 @@ TEST(FlightRecorder, NothingIsWrittenWithoutAFailureOrWithoutBeingTold) {
 TEST(FlightRecorderProcesses, SurvivorsOfAKilledRankWriteTheirs) {
   for (const int num_ranks : {2, 3, 4, 5, 7, 8}) {
     const Records records;
-    Watchdog dog(seconds(60));
+    const Alarm alarm(60);
     const Rank victim = num_ranks - 1;
     try {
       run_processes(num_ranks,
@@ -346,7 +347,7 @@ TEST(FlightRecorderProcesses, SurvivorsOfAKilledRankWriteTheirs) {
 
 TEST(FlightRecorderProcesses, ACopyInAForkedChildWritesNothing) {
   const Records records;
-  Watchdog dog(seconds(60));
+  const Alarm alarm(60);
   auto comms = thread_communicators(1);
   const int child = ::fork();
   if (child == 0) {
