@@ -5,6 +5,7 @@ define_property(GLOBAL PROPERTY SEQCCL_LAYERS BRIEF_DOCS "layers" FULL_DOCS "nam
 function(seqccl_layer name)
   cmake_parse_arguments(arg "" "FOLDER" "USES;APART" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${arg_FOLDER}/*.cpp)
+  list(FILTER sources EXCLUDE REGEX "/cuda/")  # Cuda.cmake
   add_library(seqccl_${name} OBJECT ${sources})
   seqccl_defaults(seqccl_${name})
   target_include_directories(seqccl_${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>)

@@ -1,0 +1,50 @@
+// cuda_kernels.hpp - the local kernels on a CUDA device: contracts of kernels.hpp, enqueued on a stream, nothing waits.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "seqccl/kernels.hpp"
+
+struct CUstream_st;  // what cudaStream_t points to
+
+SEQCCL_BEGIN
+namespace cuda {
+
+/// A cudaStream_t; nullptr is the default stream.
+using Stream = CUstream_st*;
+
+/// What an attend launch needs beside its operands
+/// ================================================
+///
+///     AttendPlan plan = cuda::plan_attend(arguments);          // host only, no device is touched
+///     // once: copy plan.slices to device memory (slices_on_device), get plan.workspace_bytes of device memory
+///     cuda::attend(arguments, plan, slices_on_device, workspace, stream);
+///
+/// A plan serves all launches with equal shapes, strides and slices, whatever the addresses are; those that may run at the same time
+/// need workspaces of their own. Launches only enqueue, so they can be captured into a CUDA graph.
+struct AttendPlan {
+  std::vector<std::byte> slices;    ///< to be copied to device memory, 16-byte aligned
+  std::size_t workspace_bytes = 0;  ///< 16-byte aligned device memory; 0 if the keys are not cut
+  std::int32_t num_slices = 0;
+  std::int32_t num_parts = 1, part_keys = 0;  ///< few queries, many keys (decode): the keys are cut into parts of so many, merged in order
+};
+
+/// Shapes, head map, scale and slices of `arguments` count; `data` is not looked at.
+/// @throws Error(argument) as attend; if there are 2^30 tokens or more; if Dk or Dv is above 256
+[[nodiscard]] AttendPlan plan_attend(const AttendArguments& arguments);
+
+/// The attend op (ops.hpp) with operands in device memory; `num_threads` and the slices of `arguments` are not used. f16 and bf16 heads
+/// whose rows begin at multiples of 16 bytes, Dk and Dv multiples of 8 and `out` aligned to 8 bytes, use tensor cores with weights
+/// rounded to the element type; all else runs in f32, many times slower. Results are bitwise repeatable.
+/// A NaN or infinity in a value row also shows in rows of the same tile that do not see it (tensor cores only).
+/// @throws Error(argument) for what does not fit; Error(local) in CUDA's words if the launch fails
+void attend(const AttendArguments& arguments, const AttendPlan& plan, const void* slices_on_device, void* workspace, Stream stream);
+
+/// Whether attend would use tensor cores for these operands.
+[[nodiscard]] bool attend_uses_tensor_cores(const AttendArguments& arguments);
+
+}  // namespace cuda
+SEQCCL_END

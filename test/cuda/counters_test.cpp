@@ -1,0 +1,61 @@
+// counters_test.cpp - what attention tiles cost: products, shared-memory passes, sectors of global memory.
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda/device.hpp"
+#include "cuda/runtime/runtime.hpp"
+#include "kernels/attention_case.hpp"
+
+namespace seqccl::test {
+namespace {
+
+ptx::Counters counters(const AttentionCase& c) {
+  standin::runtime().reset(0);
+  const AttentionProblem p(c);
+  HostTensor new_out = p.new_out(), new_lse = p.new_lse();
+  const DeviceTensor q(p.q), k(p.k), v(p.v), out(new_out, false), lse(new_lse, false);
+  AttendArguments a = p.arguments();
+  a.q = q.device, a.k = k.device, a.v = v.device, a.out = out.device, a.lse = lse.device;
+  attend_on_device(a);
+  EXPECT_EQ(standin::runtime().reports(), "");
+  return standin::runtime().launches.at(0).result.counters;
+}
+
+class CudaCounters : public ::testing::TestWithParam<std::pair<std::int64_t, std::int64_t>> {};
+
+TEST_P(CudaCounters, MainLoopHasNoBankConflictsAndReadsWholeSectors) {
+  const auto [dk, dv] = GetParam();
+  const AttentionCase c{.num_queries = 128, .num_keys = 256, .q_heads = 1, .kv_heads = 1, .dk = dk, .dv = dv, .dtype = bf16};
+  const ptx::Counters got = counters(c);
+  const auto& matrix = got.of(ptx::Work::matrix);
+  EXPECT_EQ(matrix.executed, static_cast<std::uint64_t>(128 / 16 * 256 / 16 * (2 * dk / 16 + 2 * dv / 16)));  // 16 x 8 x 16 each
+  const auto& fragment = got.of(ptx::Work::fragment);
+  EXPECT_EQ(fragment.bank_waves, fragment.min_waves);
+  const auto& copy = got.of(ptx::Work::copy);
+  EXPECT_EQ(copy.bank_waves, copy.min_waves);
+  EXPECT_EQ(copy.sectors, copy.min_sectors);
+  EXPECT_EQ(got.of(ptx::Work::local).executed, 0U);
+  // A fragment of k or v serves both 16-row tiles of a warp where it has two.
+  const std::uint64_t per_fragment = matrix.executed / fragment.executed;
+  EXPECT_GE(per_fragment, dk > 192 ? 1U : 2U);
+}
+
+INSTANTIATE_TEST_SUITE_P(HeadSizes, CudaCounters,
+                         ::testing::Values(std::pair{64, 64}, std::pair{96, 96}, std::pair{128, 128}, std::pair{192, 128},
+                                           std::pair{256, 256}));
+
+TEST(CudaCounters, CausalTilesThatNobodySeesAreSkipped) {
+  const AttentionCase full{.num_queries = 512, .num_keys = 512, .q_heads = 1, .kv_heads = 1, .dk = 64, .dv = 64, .dtype = bf16};
+  AttentionCase causal = full;
+  causal.shape = Shape::causal;
+  const auto all = counters(full), half = counters(causal);
+  // Warps of 32 rows, tiles of 64 keys: of 16 x 8 pairs of them 72 are seen.
+  EXPECT_EQ(half.of(ptx::Work::matrix).executed * 128, all.of(ptx::Work::matrix).executed * 72);
+}
+
+/// The rest of a main loop: softmax, fragments, copies, bookkeeping. In PTX; a device needs fewer instructions, for many are moves.
+TEST(CudaCounters, ATenthOfTheInstructionsAreProducts) {
+  const auto got = counters({.num_queries = 128, .num_keys = 1024, .q_heads = 2, .kv_heads = 1, .dk = 128, .dv = 128, .dtype = bf16});
+  EXPECT_GE(10 * got.of(ptx::Work::matrix).executed, got.total.executed);
+}
+
+}  // namespace
+}  // namespace seqccl::test
