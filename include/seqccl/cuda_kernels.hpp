@@ -46,5 +46,18 @@ void attend(const AttendArguments& arguments, const AttendPlan& plan, const void
 /// Whether attend would use tensor cores for these operands.
 [[nodiscard]] bool attend_uses_tensor_cores(const AttendArguments& arguments);
 
+/// As AttendPlan: slices for the two launches of attend_backward, by queries and by keys.
+struct AttendBackwardPlan {
+  std::vector<std::byte> slices;  ///< to be copied to device memory, 16-byte aligned
+  std::int32_t num_slices = 0;    ///< of each
+};
+[[nodiscard]] AttendBackwardPlan plan_attend_backward(const AttendBackwardArguments& arguments);
+
+/// The attend_backward op (ops.hpp) with operands in device memory: one launch for dq, one or two for dk and dv, nothing added atomically,
+/// so results are bitwise repeatable. dout has the type of q, k, v. Tensor cores as in attend, with dS rounded to the element type as well.
+/// @throws as attend
+void attend_backward(const AttendBackwardArguments& arguments, const AttendBackwardPlan& plan, const void* slices_on_device, Stream stream);
+[[nodiscard]] bool attend_backward_uses_tensor_cores(const AttendBackwardArguments& arguments);
+
 }  // namespace cuda
 SEQCCL_END

@@ -60,4 +60,11 @@ inline void attend_on_device(const AttendArguments& a, cudaStream_t stream = nul
   require(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
 }
 
+inline void attend_backward_on_device(const AttendBackwardArguments& a, cudaStream_t stream = nullptr) {
+  const cuda::AttendBackwardPlan plan = cuda::plan_attend_backward(a);
+  const DeviceBuffer slices(plan.slices.data(), plan.slices.size());
+  cuda::attend_backward(a, plan, slices.data(), stream);
+  require(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+}
+
 }  // namespace seqccl::test

@@ -69,6 +69,19 @@ void check_shared(Warp& w, const Instruction& i, int lane, u64 address, u32 num_
   }
 }
 
+u8* access_shared_elements(Warp& w, const Instruction& i, int lane, u64 address, u32 element_bytes) {
+  check_shared(w, i, lane, address, element_bytes * i.count);
+  const Actor actor = Run::shared_actor(w, lane);
+  for (u32 n = 0; n < i.count; ++n) {
+    const Conflict conflict = w.block->shared_shadow.read(address + n * element_bytes, element_bytes, actor, true);
+    if (conflict == Conflict::unwritten)
+      w.unwritten[n] |= LaneMask{1} << lane;
+    else if (conflict != Conflict::none)
+      report_conflict(conflict, w, i, lane, true);
+  }
+  return &w.block->shared[address];
+}
+
 void report_conflict(Conflict conflict, Warp& w, const Instruction& i, int lane, bool is_shared) {
   Run& run = *w.block->run;
   const Finding race = is_shared ? Finding::race_shared : Finding::race_global;

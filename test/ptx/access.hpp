@@ -20,6 +20,8 @@ struct Place {
 
 /// The global bytes only: bounds, alignment, then whether they were written and race.
 [[nodiscard]] u8* access_global(Warp& warp, const Instruction& i, int lane, u64 address, u32 num_bytes, Touch touch);
+/// The shared bytes of a vector load, element by element: those that nobody has written go to Warp::unwritten.
+[[nodiscard]] u8* access_shared_elements(Warp& warp, const Instruction& i, int lane, u64 address, u32 element_bytes);
 /// Bounds and alignment of shared bytes. Whoever calls this tells the shadow himself.
 void check_shared(Warp& warp, const Instruction& i, int lane, u64 address, u32 num_bytes);
 void report_conflict(Conflict conflict, Warp& warp, const Instruction& i, int lane, bool is_shared);

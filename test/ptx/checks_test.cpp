@@ -76,6 +76,14 @@ TEST(Checks, UninitialisedMemory) {
   EXPECT_EQ(run_body(".local .b32 box;\nld.local.u32 %r1, [box];"), "uninitialised local memory");
 }
 
+/// Compilers load neighbours of what they need: a vector's element that nobody has written matters when it is used.
+TEST(Checks, AnUnwrittenElementOfAVectorLoadMattersWhenItIsUsed) {
+  const std::string load = ".shared .align 16 .b32 box[4];\nst.shared.u32 [box], %thread;\nld.shared.v4.u32 {%r1, %r2, %r3, %r4}, [box];\n";
+  EXPECT_EQ(run_body(load + "add.u32 %r5, %r1, 1;", 1), "clean");
+  EXPECT_EQ(run_body(load + "add.u32 %r5, %r2, 1;", 1), "uninitialised register");
+  EXPECT_EQ(run_body(load + "mov.u32 %r2, 7;\nadd.u32 %r5, %r2, 1;", 1), "clean");
+}
+
 TEST(Checks, SharedMemoryOfAnEarlierBlockIsUninitialised) {
   Harness harness(kernel_text(
       ".shared .b32 box;\nmov.u32 %r1, %ctaid.x;\nsetp.eq.u32 %p1, %r1, 0;\n@%p1 st.shared.u32 [box], %r1;\nld.shared.u32 %r2, [box];"));

@@ -29,7 +29,9 @@ template <class T>
 void load(Warp& w, const Instruction& i, LaneMask lanes) {
   const u32 num_bytes = static_cast<u32>(sizeof(T)) * i.count;
   each_place(w, i, lanes, i.slot[i.count], num_bytes, [&](int lane, Place place) {
-    const u8* from = access(w, i, lane, place, num_bytes, Touch::read);
+    const bool apart = i.elements_apart && place.space == Space::shared;
+    const u8* from =
+        apart ? access_shared_elements(w, i, lane, place.address, sizeof(T)) : access(w, i, lane, place, num_bytes, Touch::read);
     for (u32 n = 0; n < i.count; ++n) {
       T value;
       std::memcpy(&value, from + n * sizeof(T), sizeof(T));
@@ -96,6 +98,7 @@ Operation memory_operation(const Form& form) {
                              work_of(form.space), loads ? 1 : 1 + count);
   made.writes = loads ? count : 0;
   made.fields.count = count;
+  made.fields.elements_apart = loads && count > 1;
   made.fields.space = form.space;
   return made;
 }

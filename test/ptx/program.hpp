@@ -53,8 +53,9 @@ struct Instruction {
   Space space = Space::generic;
   bool aligned = false;  // all lanes of the warp must be here
   bool guard_negated = false;
-  bool negated = false;  // a predicate operand was written !p
-  bool copies = false;   // mov: an unset source makes an unset target
+  bool negated = false;         // a predicate operand was written !p
+  bool copies = false;          // mov: an unset source makes an unset target
+  bool elements_apart = false;  // vector load: an element that nobody has written makes an unset target, as compilers load neighbours
   bool flush = false, saturate = false, relu = false;
   u8 rounding = 0;          // 'n' 'z' 'm' 'p' of .rn .rz .rm .rp
   bool to_integer = false;  // .rni and the like

@@ -3,6 +3,7 @@
 #include "ptx/scheduler.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace ptx {
 namespace {
@@ -81,6 +82,9 @@ class WarpRunner {
     for (u32 n = i.num_written; n < num_used; ++n) check_set(i, i.slot[n], lanes);
     i.execute(w_, i, lanes);
     for (u32 n = 0; n < i.num_written; ++n) w_.set[i.slot[n]] |= lanes;
+    if (i.elements_apart) {
+      for (u32 n = 0; n < i.num_written; ++n) w_.set[i.slot[n]] &= ~std::exchange(w_.unwritten[n], 0);
+    }
   }
 
   static constexpr u32 nowhere = ~u32{0};

@@ -36,6 +36,7 @@ struct Warp {
   std::array<u32, num_lanes> pc{};
   u64* registers = nullptr;              // slot * 32 + lane
   std::vector<LaneMask> set;             // per slot: lanes whose register has a value
+  std::array<LaneMask, 8> unwritten{};   // per element of the load in hand: lanes for which nobody had written it
   std::vector<u8> frame, frame_written;  // lane * frame_bytes
   std::vector<u32> return_to;            // function * 32 + lane
   std::array<std::vector<AsyncCopy>, num_lanes> open_copies;

@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(128) attend_plain(const __grid_constant__ Atte
 #pragma unroll 1
   for (int turn = 0; block.tiles[turn].count > 0; turn ^= 1) {
     const KeyTile& tile = block.tiles[turn];
-    if (threadIdx.x == 0) block.walk.step(p, Tile::keys, block.tiles[turn ^ 1]);
+    if (threadIdx.x == 0) block.step(p, Tile::keys, block.tiles[turn ^ 1]);
     widen_rows(k, Tile::key_stride(p.dk), tile.count, p.dk, k_head + tile.first * p.k.token_stride, p.k.token_stride);
     widen_rows(v, p.dv, tile.count, p.dv, v_head + tile.first * p.v.token_stride, p.v.token_stride);
     __syncthreads();

@@ -31,16 +31,11 @@ struct FloatOperand {
   }
 };
 
-/// Query heads are taken in runs that share a key/value head; row r of a run is token r / heads, head r % heads of it. A block has a
-/// tile of such rows and a part of the keys.
-struct AttendProblem {
-  Operand q, k, v;        // (B, Tq, Hq, Dk) (B, Tk, Hkv, Dk) (B, Tk, Hkv, Dv)
-  FloatOperand out, lse;  // (B, Tq, Hq, Dv) (B, Tq, Hq, 1)
-  const float* sinks = nullptr;
-  std::int64_t sinks_stride = 0;
+/// What forward and backward share. Query heads are taken in runs that have one key/value head; row r of a run is token r / heads, head
+/// r % heads of it. A block has a tile of such rows and a part of the keys. A backward launch for keys and values has rows of keys instead,
+/// one key/value head a run, and walks over queries: then slices are transposed.
+struct AttendShape {
   const DeviceSlice* slices = nullptr;
-  float* part_out = nullptr;  // (parts, B, Tq, Hq, Dv), where there are several
-  float* part_lse = nullptr;  // (parts, B, Tq, Hq)
   std::int32_t num_slices = 0;
   std::int32_t batch = 0, num_queries = 0, num_keys = 0, q_heads = 0, dk = 0, dv = 0;
   std::int32_t first_q = 0, first_kv = 0, group = 1;  // HeadMap
@@ -48,7 +43,22 @@ struct AttendProblem {
   std::int32_t num_tiles = 0;                         // tiles of rows of the longest run
   std::int32_t num_parts = 1, part_keys = 0;
   float scale = 1, softcap = 0;
+};
+
+struct AttendProblem : AttendShape {
+  Operand q, k, v;        // (B, Tq, Hq, Dk) (B, Tk, Hkv, Dk) (B, Tk, Hkv, Dv)
+  FloatOperand out, lse;  // (B, Tq, Hq, Dv) (B, Tq, Hq, 1)
+  const float* sinks = nullptr;
+  std::int64_t sinks_stride = 0;
+  float* part_out = nullptr;  // (parts, B, Tq, Hq, Dv), where there are several
+  float* part_lse = nullptr;  // (parts, B, Tq, Hq)
   bool fresh = false;
+};
+
+struct AttendBackwardProblem : AttendShape {
+  Operand q, k, v, dout;                        // dout (B, Tq, Hq, Dv)
+  FloatOperand lse, delta, dq, dkeys, dvalues;  // lse, delta (B, Tq, Hq, 1), gradients as q, k, v
+  bool fresh_dq = false, fresh_dkv = false;
 };
 
 /// Elements of Dk and Dv that a tensor-core kernel computes with; smaller heads are filled up with zeros.
@@ -61,6 +71,12 @@ inline constexpr HeadSizes tensor_head_sizes[] = {{64, 64}, {96, 96}, {128, 128}
 int launch_attend_tensor(const AttendProblem& problem, DType dtype, int sizes, Stream stream);
 int launch_attend_plain(const AttendProblem& problem, DType dtype, Stream stream);
 int launch_attend_combine(const AttendProblem& problem, Stream stream);
+
+/// Gradients of one launch.
+enum class Gradients { q, kv };
+int launch_attend_backward_tensor(const AttendBackwardProblem& problem, Gradients which, DType dtype, int sizes, Stream stream);
+int launch_attend_backward_plain(const AttendBackwardProblem& problem, Gradients which, DType dtype, Stream stream);
+inline constexpr int backward_tensor_rows = 64, backward_plain_rows = 16;
 /// Rows of a block's tile.
 [[nodiscard]] int tensor_tile_rows(int sizes);
 inline constexpr int plain_tile_rows = 16;
