@@ -59,5 +59,17 @@ struct AttendBackwardPlan {
 void attend_backward(const AttendBackwardArguments& arguments, const AttendBackwardPlan& plan, const void* slices_on_device, Stream stream);
 [[nodiscard]] bool attend_backward_uses_tensor_cores(const AttendBackwardArguments& arguments);
 
+// As their namesakes of kernels.hpp, on a stream. Views of device memory, axes of head size contiguous but in copy, add and zero.
+void merge(ConstTensorView part_out, ConstTensorView part_lse, TensorView out, TensorView lse, Stream stream);
+void row_dot(ConstTensorView dout, ConstTensorView out, TensorView delta, Stream stream);
+void sink_gradient(ConstTensorView sinks, ConstTensorView lse, ConstTensorView delta, TensorView dsinks, Stream stream);
+void copy(ConstTensorView from, TensorView to, Stream stream);
+void add(ConstTensorView from, TensorView to, Stream stream);  ///< to is f32
+void zero(TensorView to, Stream stream);
+/// Dense transitions of at most 1024 rows.
+void state_step(const StateStepArguments& arguments, Stream stream);
+void take_columns(ConstTensorView state, TensorView columns, std::int64_t first, Stream stream);
+void put_columns(ConstTensorView columns, TensorView state, std::int64_t first, Stream stream);
+
 }  // namespace cuda
 SEQCCL_END

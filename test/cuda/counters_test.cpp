@@ -57,5 +57,21 @@ TEST(CudaCounters, ATenthOfTheInstructionsAreProducts) {
   EXPECT_GE(10 * got.of(ptx::Work::matrix).executed, got.total.executed);
 }
 
+/// Packing for a head swap: 16 bytes a thread, whole sectors, whatever the order of heads and tokens.
+TEST(CudaCounters, APermutationOfHeadsReadsAndWritesWholeSectors) {
+  standin::runtime().reset(0);
+  const HostTensor q = random_tensor(bf16, {1, 64, 8, 64}, 1);
+  const DeviceTensor from(q), to(q, false);
+  TensorView by_heads = to.device;
+  by_heads.geometry.strides = {0, 64, 64 * 64, 1};
+  cuda::copy(from.device, by_heads, nullptr);
+  require(cudaDeviceSynchronize(), "wait");
+  const auto& global = standin::runtime().launches.at(0).result.counters.of(ptx::Work::generic).requests > 0
+                           ? standin::runtime().launches.at(0).result.counters.of(ptx::Work::generic)
+                           : standin::runtime().launches.at(0).result.counters.of(ptx::Work::global);
+  EXPECT_EQ(global.executed, static_cast<std::uint64_t>(2 * 64 * 8 * 64 * 2 / 16 / 32));
+  EXPECT_EQ(global.sectors, global.min_sectors);
+}
+
 }  // namespace
 }  // namespace seqccl::test
