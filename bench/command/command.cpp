@@ -52,6 +52,7 @@ int run_subcommand(int argc, const char* const* argv, const Console& console) {
   subcommands.push_back(make_bench_decode(bench));
   subcommands.push_back(make_bench_context_pass(bench));
   subcommands.push_back(make_bench_exchange(bench));
+  subcommands.push_back(make_bench_kernels(bench));
   CLI::App& explain = group(root, "explain", "Show what a method does and costs, without running it");
   subcommands.push_back(make_explain_attention(explain));
   subcommands.push_back(make_explain_linear(explain));

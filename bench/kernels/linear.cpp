@@ -1,13 +1,12 @@
-// kernels_linear.cpp - the kernels of linear attention as a fraction of the FMA peak of a core, measured in turns with it.
+// linear.cpp - the kernels of linear attention as a fraction of the FMA peak of a core, measured in turns with it.
 // SPDX-License-Identifier: Apache-2.0
-#include <benchmark/benchmark.h>
-
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "kernels_rows.hpp"
+#include "kernels/rows.hpp"
 #include "seqccl/cost.hpp"
 #include "seqccl/kernels.hpp"
 #include "seqccl/recorder.hpp"
@@ -132,33 +131,31 @@ double flops(const Kind& kind, std::int64_t dim, Run run) {
   return cost_of(std::move(plan).finish("cost"), op).flops;
 }
 
-void add(const Kind& kind, std::int64_t dim, DType dtype, Run run) {
+KernelRow row(const Kind& kind, std::int64_t dim, DType dtype, Run run) {
   constexpr const char* names[] = {"linear_local", "linear_summary", "linear_backward"};
   const std::string name =
       std::string(names[static_cast<int>(run)]) + "/" + kind.name + (dtype == bf16 ? "/bf16" : "") + "/D" + std::to_string(dim);
-  benchmark::RegisterBenchmark(name.c_str(),
-                               [=](benchmark::State& state) {
-                                 Layer layer(kind, dim, dtype);
-                                 const double work = flops(kind, dim, run);
-                                 if (run == Run::local) against_peak(state, work, true, [a = layer.local()] { cpu::linear_local(a); });
-                                 if (run == Run::summary)
-                                   against_peak(state, work, true, [a = layer.summary()] { cpu::linear_summary(a); });
-                                 if (run == Run::backward)
-                                   against_peak(state, work, true, [a = layer.backward()] { cpu::linear_backward(a); });
-                               })
-      ->UseManualTime()
-      ->Unit(benchmark::kMillisecond);
+  const auto prepare = [=]() -> Prepared {
+    const auto layer = std::make_shared<Layer>(kind, dim, dtype);
+    const double work = flops(kind, dim, run);
+    if (run == Run::local) return {work, [layer, a = layer->local()] { cpu::linear_local(a); }};
+    if (run == Run::summary) return {work, [layer, a = layer->summary()] { cpu::linear_summary(a); }};
+    return {work, [layer, a = layer->backward()] { cpu::linear_backward(a); }};
+  };
+  return {name, 1, prepare};
 }
 
 }  // namespace
 
-void add_linear_rows() {
+std::vector<KernelRow> linear_rows() {
+  std::vector<KernelRow> rows;
   for (const Run run : {Run::local, Run::summary, Run::backward}) {
     for (const Kind& kind : kinds) {
-      for (const std::int64_t dim : {64, 128}) add(kind, dim, f32, run);
+      for (const std::int64_t dim : {64, 128}) rows.push_back(row(kind, dim, f32, run));
     }
-    add(kinds[0], 128, bf16, run);
+    rows.push_back(row(kinds[0], 128, bf16, run));
   }
+  return rows;
 }
 
 }  // namespace seqccl::bench

@@ -1,4 +1,4 @@
-// kernels_peak.hpp - the most floating point work that one core of this machine does in f32, measured beside a kernel.
+// peak.hpp - the most floating point work that one core of this machine does in f32, measured beside a kernel.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

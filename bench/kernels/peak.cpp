@@ -1,12 +1,12 @@
-// kernels_peak.cpp - a loop of fused multiply-adds in registers, compiled per instruction set like the kernels.
+// peak.cpp - a loop of fused multiply-adds in registers, compiled per instruction set like the kernels.
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels_peak.hpp"
+#include "kernels/peak.hpp"
 
 #include <ctime>
 
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "../bench/kernels_peak.cpp"  // as seen from include/, the folder on the search path
+#define HWY_TARGET_INCLUDE "../bench/kernels/peak.cpp"  // as seen from include/, the folder on the search path
 #include <hwy/foreach_target.h>                         // comes back here once per target
 
 #include <hwy/highway.h>

@@ -1,14 +1,13 @@
-// kernels_attend.cpp - attend and attend_backward as a fraction of the FMA peak of a core, measured in turns with it.
+// attend.cpp - attend and attend_backward as a fraction of the FMA peak of a core, measured in turns with it.
 // SPDX-License-Identifier: Apache-2.0
-#include <benchmark/benchmark.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "kernels_rows.hpp"
+#include "kernels/rows.hpp"
 #include "seqccl/kernels.hpp"
 #include "seqccl/mask.hpp"
 
@@ -89,30 +88,26 @@ struct Layer {
   }
 };
 
-void forward(benchmark::State& state, const Problem& problem, int num_threads) {
-  Layer layer(problem);
-  const AttendArguments arguments = layer.forward(num_threads);
-  const double flops = 2.0 * layer.pairs() * static_cast<double>(problem.dk + problem.dv);
-  against_peak(state, flops, num_threads == 1, [&] { cpu::attend(arguments); });
+Prepared forward(const Problem& problem, int num_threads) {
+  const auto layer = std::make_shared<Layer>(problem);
+  const double flops = 2.0 * layer->pairs() * static_cast<double>(problem.dk + problem.dv);
+  return {flops, [layer, arguments = layer->forward(num_threads)] { cpu::attend(arguments); }};
 }
 
-void backward(benchmark::State& state, const Problem& problem, int num_threads) {
-  Layer layer(problem);
-  cpu::attend(layer.forward(num_threads));
-  const AttendBackwardArguments arguments = layer.backward(num_threads);
-  const double flops = 2.0 * layer.pairs() * static_cast<double>(3 * problem.dk + 2 * problem.dv);
-  against_peak(state, flops, num_threads == 1, [&] { cpu::attend_backward(arguments); });
-}
-
-void add(const std::string& name, void (*run)(benchmark::State&, const Problem&, int), const Problem& problem, int num_threads = 1) {
-  benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) { run(state, problem, num_threads); })
-      ->UseManualTime()
-      ->Unit(benchmark::kMillisecond);
+Prepared backward(const Problem& problem, int num_threads) {
+  const auto layer = std::make_shared<Layer>(problem);
+  cpu::attend(layer->forward(num_threads));
+  const double flops = 2.0 * layer->pairs() * static_cast<double>(3 * problem.dk + 2 * problem.dv);
+  return {flops, [layer, arguments = layer->backward(num_threads)] { cpu::attend_backward(arguments); }};
 }
 
 }  // namespace
 
-void add_attend_rows() {
+std::vector<KernelRow> attend_rows() {
+  std::vector<KernelRow> rows;
+  const auto add = [&](const std::string& name, Prepared (*prepare)(const Problem&, int), const Problem& problem, int num_threads = 1) {
+    rows.push_back({name, num_threads, [=] { return prepare(problem, num_threads); }});
+  };
   for (const std::int64_t d : {32, 64, 80, 96, 128, 192, 256}) {
     const Problem full{1024, 1024, 4, 4, d, d};
     const std::string size = "/D" + std::to_string(d);
@@ -135,6 +130,7 @@ void add_attend_rows() {
     add("forward/decode/threads2" + size, forward, {1, 32768, 4, 1, d, d}, 2);
   }
   add("forward/full/Dk192_Dv128", forward, {1024, 1024, 4, 4, 192, 128});
+  return rows;
 }
 
 }  // namespace seqccl::bench
