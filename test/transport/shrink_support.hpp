@@ -100,6 +100,7 @@ struct Story {
   std::function<void(Rank me, int num_shrinks)> before_shrink{};
   std::function<void(Rank me)> at_the_end{};  // when the numbers are there; all go on afterwards
   std::chrono::nanoseconds timeout = 30s, shrink_timeout = 20s;
+  ProcessTransport transport = ProcessTransport::shm;
 };
 
 /// A rank's life: rounds until the group fails; shrinks; and again, until as many are left as shall be.
@@ -183,13 +184,13 @@ inline void expect_survived(Outcome& outcome, int num_ranks, const std::set<Rank
   EXPECT_EQ(std::memcmp(fresh.data(), outcome.out.data(), fresh.size() * sizeof(float)), 0) << "the numbers differ";
 }
 
-/// Ranks are processes over shm. Victims that are killed make run_processes throw; nothing must be left behind.
+/// Ranks are processes. Victims that are killed make run_processes throw; nothing must be left behind.
 inline void run_story(const Story& story, Outcome& outcome, bool somebody_ends) {
   const Alarm alarm(120);
   const Belongings before = Belongings::now();
   const auto run = [&] {
     run_processes(story.num_ranks, [&](Communicator& comm) { live(comm, story, outcome); },
-                  {.timeout = story.timeout, .num_threads = 1, .transport = ProcessTransport::shm});
+                  {.timeout = story.timeout, .num_threads = 1, .transport = story.transport});
   };
   if (somebody_ends)
     EXPECT_THROW(run(), Error);

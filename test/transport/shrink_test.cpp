@@ -6,7 +6,6 @@
 
 #include "shrink_support.hpp"
 #include "support/watchdog.hpp"
-#include "ucx_support.hpp"
 
 namespace seqccl::test {
 namespace {
@@ -296,18 +295,6 @@ TEST(ShrinkShm, NothingIsLeftBehindInARankThatGoesOn) {
                 },
                 {.timeout = 30s, .transport = ProcessTransport::shm});
   for (std::size_t rank = 0; rank < 3; ++rank) EXPECT_TRUE(outcome->told[rank].is_finished) << rank;
-}
-
-TEST(UcxShrink, IsRefused) {
-  NEEDS_UCX_IN_PROCESSES();
-  const Alarm alarm(60);
-  run_processes(2,
-                [](Communicator& comm) {
-                  const Error error = error_of([&] { (void)comm.shrink(); });
-                  if (error.kind() != ErrorKind::argument) throw error;
-                  attend(comm, nullptr);  // and has done no harm
-                },
-                {.timeout = 30s, .transport = ProcessTransport::ucx});
 }
 
 }  // namespace

@@ -49,6 +49,7 @@ class Election {
   void settle(const std::vector<Rank>& members);
   /// From here on this rank says nothing more.
   void close() noexcept { is_closed_ = true; }
+  [[nodiscard]] bool is_closed() const noexcept { return is_closed_; }
 
   [[nodiscard]] const Statement& own() const noexcept { return at(rank_).said; }
   [[nodiscard]] const std::optional<std::vector<Rank>>& decision() const noexcept { return decision_; }
