@@ -98,7 +98,8 @@ struct Story {
   int num_ranks = 4, num_left = 3;
   std::function<void(Rank me, int size, int round)> in_round{};  // before round 0, 1, ... of a communicator of `size` ranks
   std::function<void(Rank me, int num_shrinks)> before_shrink{};
-  std::function<void(Rank me)> at_the_end{};  // when the numbers are there; all go on afterwards
+  std::function<void(Rank me)> at_the_end{};   // when the numbers are there; all go on afterwards
+  std::function<void(Rank me)> after_error{};  // that it ends with
   std::chrono::nanoseconds timeout = 30s, shrink_timeout = 20s;
   ProcessTransport transport = ProcessTransport::shm;
 };
@@ -141,11 +142,20 @@ inline void live(Communicator& comm, const Story& story, Outcome& outcome) {
     std::strncpy(told.text.data(), error.what(), told.text.size() - 1);
     const auto* const ours = dynamic_cast<const Error*>(&error);
     told.is_left_out = ours != nullptr && ours->kind() == ErrorKind::stalled && std::strstr(error.what(), "left out") != nullptr;
+    if (story.after_error) story.after_error(me);
   }
   told.rank = comm.rank();
   told.size = comm.size();
   std::copy(members.begin(), members.end(), told.members.begin());
   ++outcome.num_done;
+}
+
+/// Kills or stops this process after a while, wherever it is then.
+inline void after(std::chrono::nanoseconds time, int signal) {
+  std::thread([=] {
+    std::this_thread::sleep_for(time);
+    ::kill(::getpid(), signal);
+  }).detach();
 }
 
 struct Belongings {

@@ -178,14 +178,6 @@ TEST(ShrinkShm, TwoAtATimeAndTwoInARow) {
     }
 }
 
-/// Kills this process after a while, wherever it is then.
-void die_after(std::chrono::nanoseconds time) {
-  std::thread([time] {
-    std::this_thread::sleep_for(time);
-    ::kill(::getpid(), SIGKILL);
-  }).detach();
-}
-
 // A rank has come, the vote waits for another, and the first is killed: nobody goes on with it.
 TEST(ShrinkShm, ARankThatHasComeAndDiesIsLeftBehind) {
   SharedOutcome outcome;
@@ -194,7 +186,7 @@ TEST(ShrinkShm, ARankThatHasComeAndDiesIsLeftBehind) {
     if (me == 1 && round == 3) end(End::kill);
   };
   story.before_shrink = [](Rank me, int) {
-    if (me == 0) die_after(50ms);
+    if (me == 0) after(50ms, SIGKILL);
     if (me == 3) std::this_thread::sleep_for(300ms);
   };
   run_story(story, *outcome, true);

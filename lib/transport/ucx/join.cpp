@@ -15,6 +15,7 @@ namespace ucx {
 namespace {
 
 constexpr auto farewell_patience = std::chrono::milliseconds(800), closing_patience = std::chrono::milliseconds(200);
+constexpr auto unfound_patience = std::chrono::milliseconds(200);
 
 template <class IsHere>
 void await_all(State& s, SteadyClock::time_point deadline, const char* what, IsHere&& is_here) {
@@ -45,7 +46,13 @@ void join(State& s, SteadyClock::time_point deadline) {
     s.addresses[static_cast<std::size_t>(s.rank)] = own;
   }
   await_all(s, deadline, "have connected, but do not say their UCX address", [&](std::size_t peer) { return !s.addresses[peer].empty(); });
-  s.data.connect(s.addresses);  // nobody changes them any more
+  try {
+    s.data.connect(s.addresses);  // nobody changes them any more
+  } catch (const Error&) {        // who has ended meanwhile is told in clearer words
+    std::unique_lock lock(s.mutex);
+    if (s.changed.wait_for(lock, unfound_patience, [&] { return s.failure.has_value(); })) throw Error(*s.failure);
+    throw;
+  }
   s.control.post_to_all(NoteKind::connected, {});
   await_all(s, deadline, "have not connected over UCX in time",
             [&](std::size_t peer) { return s.is_connected[peer] || peer == static_cast<std::size_t>(s.rank); });
