@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <climits>
 #include <cstring>
 #include <ctime>
@@ -75,10 +76,10 @@ std::uint32_t Channels::announce_sleep() noexcept {
   own().sleeping.exchange(1, std::memory_order_seq_cst);
   return seen;
 }
-void Channels::sleep(std::uint32_t announced, std::chrono::nanoseconds longest) noexcept {
+bool Channels::sleep(std::uint32_t announced, std::chrono::nanoseconds longest) noexcept {
   using namespace std::chrono_literals;
   const timespec timeout{static_cast<time_t>(longest / 1s), static_cast<long>((longest % 1s).count())};
-  futex(own().bell, FUTEX_WAIT, announced, &timeout);
+  return futex(own().bell, FUTEX_WAIT, announced, &timeout) == 0 || errno != ETIMEDOUT;
 }
 
 // --- Sending. ---

@@ -53,7 +53,8 @@ class Channels {
   void wake() noexcept;
   /// Whoever publishes something from here on rings. Returns what sleep() takes, after one more look around.
   [[nodiscard]] std::uint32_t announce_sleep() noexcept;
-  void sleep(std::uint32_t announced, std::chrono::nanoseconds longest) noexcept;
+  /// False if nobody rang all the time.
+  bool sleep(std::uint32_t announced, std::chrono::nanoseconds longest) noexcept;
 
   [[nodiscard]] std::uint64_t received_bytes(Rank peer) const noexcept { return counts_[static_cast<std::size_t>(peer)].bytes.load(); }
   [[nodiscard]] std::uint64_t received_messages(Rank peer) const noexcept {

@@ -91,7 +91,7 @@ class ShmTransport final : public Transport {
     }
     sleep.announced_at = nullptr;
     const auto left = std::min<std::chrono::nanoseconds>(deadline - SteadyClock::now(), look_interval);
-    if (left > 0ns) channels_.sleep(sleep.seen, left);
+    if (left > 0ns) (void)channels_.sleep(sleep.seen, left);
     look_for_the_dead();
   }
 

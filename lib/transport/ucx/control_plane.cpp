@@ -77,6 +77,10 @@ void ControlPlane::tell_when_delivered(std::uint64_t number) noexcept {
   wake_.ring();
 }
 
+void ControlPlane::watch(int descriptor) noexcept {
+  if (watched_.exchange(descriptor) != descriptor) wake_.ring();
+}
+
 std::vector<Line> ControlPlane::release(const std::vector<Rank>& ranks) {
   std::unique_lock lock(mutex_);
   released_.clear();
@@ -100,7 +104,7 @@ void ControlPlane::stop(std::chrono::milliseconds patience) noexcept {
 }
 
 void ControlPlane::serve() {
-  std::vector<pollfd> waited(peers_.size() + 1);
+  std::vector<pollfd> waited(peers_.size() + 2);                          // then the watched one, and this thread's own
   for (Rank rank = 0; rank < static_cast<Rank>(peers_.size()); ++rank) {  // what the group before has read of this one
     const Line& line = peers_[static_cast<std::size_t>(rank)].line;
     if (!line.in.empty() && !take_notes(rank))
@@ -131,11 +135,17 @@ void ControlPlane::serve() {
       continue;
     }
     if (stopping && (!unsent || SteadyClock::now() >= stop_at)) return;
+    pollfd& watched = waited[peers_.size()];
+    watched = {watched_, POLLIN, 0};
     waited.back() = {wake_.number(), POLLIN, 0};
     // No event tells that the other system has everything.
     (void)::poll(waited.data(), waited.size(), stopping ? bootstrap::poll_milliseconds(stop_at) : undelivered ? 1 : -1);
     if (waited.back().revents != 0) wake_.silence();
-    for (std::size_t i = 0; i + 1 < waited.size(); ++i)
+    if (watched.fd >= 0 && watched.revents != 0) {
+      watched_ = -1;
+      handlers_.on_readable();
+    }
+    for (std::size_t i = 0; i < peers_.size(); ++i)
       if (waited[i].fd >= 0 && (waited[i].revents & (POLLIN | POLLHUP | POLLERR)) != 0) read(static_cast<Rank>(i));
   }
 }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -28,6 +29,7 @@ enum class NoteKind : std::uint32_t {
   farewell,     // they have all come
   ask,          // what do you do, and in which operation?
   status,
+  card,       // of the memory that ranks of one host share
   statement,  // of the vote on who goes on
   confirmed,  // that one, by its number, has been delivered to all
   decided,    // who goes on; the last note of this group: what follows is of the next
@@ -58,6 +60,7 @@ class ControlPlane {
     std::function<void(Rank, NoteKind, std::string_view)> on_note;
     std::function<void(Rank, Ending)> on_end;
     std::function<void(std::uint64_t)> on_delivered;
+    std::function<void()> on_readable;
   };
   /// `lines` by rank; one that is not open is this rank's own.
   explicit ControlPlane(std::vector<Line> lines);
@@ -72,6 +75,8 @@ class ControlPlane {
   bool post_to_all(NoteKind kind, std::string_view text) noexcept;
   /// Calls on_delivered(number) once the systems of all others have all that was posted to them; the last call counts.
   void tell_when_delivered(std::uint64_t number) noexcept;
+  /// Calls on_readable() once, as soon as `descriptor` can be read, for a thread that sleeps elsewhere.
+  void watch(int descriptor) noexcept;
   /// Takes the lines to these ranks away, for the next group; the others stay. Waits for the thread, which must run.
   [[nodiscard]] std::vector<Line> release(const std::vector<Rank>& ranks);
   /// Sends what is queued for at most `patience`, joins the thread and closes all connections.
@@ -106,6 +111,7 @@ class ControlPlane {
   SteadyClock::time_point stop_at_{};
 
   std::condition_variable has_released_;
+  std::atomic<int> watched_{-1};
   std::thread thread_;
 };
 

@@ -7,7 +7,10 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "../bootstrap/wire.hpp"
+#include "../shm/connect.hpp"
 #include "seqccl/log.hpp"
 
 SEQCCL_BEGIN
@@ -34,6 +37,41 @@ void await_all(State& s, SteadyClock::time_point deadline, const char* what, IsH
   throw Error(ErrorKind::stalled, text, std::move(missing));
 }
 
+/// Ranks of one host meet once more, to share memory: their cards go over the control connections.
+void meet_neighbours(State& s, SteadyClock::time_point deadline) {
+  const std::vector<Rank>& ranks = s.sharing;
+  const auto is_sharing = [&](std::size_t peer) { return std::binary_search(ranks.begin(), ranks.end(), static_cast<Rank>(peer)); };
+  const AllGather swap_cards = [&](std::string_view mine) {
+    for (const Rank peer : ranks) s.control.post(peer, NoteKind::card, mine);
+    {
+      const std::lock_guard lock(s.mutex);
+      s.cards[static_cast<std::size_t>(s.rank)] = mine;
+    }
+    await_all(s, deadline, "are on one host with it, but do not say how to share memory",
+              [&](std::size_t peer) { return !is_sharing(peer) || !s.cards[peer].empty(); });
+    std::vector<std::string> cards;
+    for (const Rank peer : ranks) cards.push_back(s.cards[static_cast<std::size_t>(peer)]);
+    return cards;
+  };
+  const auto seat = static_cast<Rank>(std::lower_bound(ranks.begin(), ranks.end(), s.rank) - ranks.begin());
+  try {
+    // Who ends later is seen on the control connections.
+    shm::Meeting meeting = shm::meet(seat, static_cast<int>(ranks.size()), swap_cards, deadline - SteadyClock::now());
+    s.neighbours = std::make_unique<Neighbours>(s.rank, s.num_ranks, ranks, std::move(meeting.segments),
+                                                [&s](const shm::Clash& clash) { s.fail_for(clash); });
+  } catch (const Error& error) {  // who has ended meanwhile is told in clearer words
+    std::unique_lock lock(s.mutex);
+    if (s.changed.wait_for(lock, unfound_patience, [&] { return s.failure.has_value(); })) throw Error(*s.failure);
+    std::vector<Rank> culprits;
+    for (const Rank culprit : error.culprits()) culprits.push_back(ranks[static_cast<std::size_t>(culprit)]);
+    throw Error(error.kind(),
+                fmt::format("ucx: rank {} of {}: ranks {}, which are on one host and numbered from 0 here: {}", s.rank, s.num_ranks,
+                            fmt::join(ranks, ", "), error.what()),
+                std::move(culprits));
+  }
+  s.near = s.neighbours.get();
+}
+
 }  // namespace
 
 void join(State& s, SteadyClock::time_point deadline) {
@@ -56,6 +94,7 @@ void join(State& s, SteadyClock::time_point deadline) {
   s.control.post_to_all(NoteKind::connected, {});
   await_all(s, deadline, "have not connected over UCX in time",
             [&](std::size_t peer) { return s.is_connected[peer] || peer == static_cast<std::size_t>(s.rank); });
+  if (s.sharing.size() > 1) meet_neighbours(s, deadline);
   s.is_ready = true;
 }
 
@@ -87,6 +126,7 @@ void leave(State& s) noexcept {
   s.data.shut();
   if (s.data.is_busy()) {
     s.arena.leak();
+    keep_for_good(s.neighbours.release());
     log_line(
         fmt::format("ucx: rank {} left while messages were under way: its arena and UCX worker are kept until the process ends", s.rank));
   }

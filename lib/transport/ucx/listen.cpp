@@ -32,6 +32,11 @@ void take_note(State& s, Rank peer, NoteKind kind, std::string_view text) {
       s.is_connected[at] = true;
       break;
     }
+    case NoteKind::card: {
+      const std::lock_guard lock(s.mutex);
+      s.cards[at] = text;
+      break;
+    }
     case NoteKind::failure:
       (void)s.fail(read_failure(text));
       break;
@@ -97,7 +102,7 @@ void take_note(State& s, Rank peer, NoteKind kind, std::string_view text) {
     }
   }
   s.changed.notify_all();
-  s.bell.ring();
+  s.ring();
 }
 
 void connection_ended(State& s, Rank peer, Ending how) {
@@ -124,7 +129,7 @@ void connection_ended(State& s, Rank peer, Ending how) {
     s.abort(Error(ErrorKind::dead, text, {peer}));
   }
   s.changed.notify_all();
-  s.bell.ring();
+  s.ring();
 }
 
 void delivered(State& s, std::uint64_t number) {

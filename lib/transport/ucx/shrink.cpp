@@ -93,6 +93,8 @@ Survivors shrink(State& s, std::chrono::nanoseconds timeout) {
   }
   survivors.lines = s.control.release(members);
   survivors.rank = static_cast<Rank>(std::lower_bound(members.begin(), members.end(), s.rank) - members.begin());
+  for (std::size_t i = 0; i < members.size(); ++i)
+    if (std::binary_search(s.sharing.begin(), s.sharing.end(), members[i])) survivors.sharing.push_back(static_cast<Rank>(i));
   survivors.deadline = std::max(end_of_patience, SteadyClock::now() + join_patience);
   return survivors;
 }

@@ -8,6 +8,11 @@
 
 SEQCCL_BEGIN
 namespace ucx {
+namespace {
+
+constexpr auto answer_patience = std::chrono::milliseconds(500);  // for a peer's description, on a mismatch
+
+}  // namespace
 
 std::uint64_t layout_word() noexcept {
   std::uint64_t word = 0xcbf29ce484222325u;
@@ -16,14 +21,16 @@ std::uint64_t layout_word() noexcept {
   return word;
 }
 
-State::State(Rank own_rank, std::vector<Line>& lines, const WaitPolicy& wait)
+State::State(Rank own_rank, std::vector<Line>& lines, std::vector<Rank> sharing_ranks, const WaitPolicy& wait)
     : rank(own_rank),
       num_ranks(static_cast<int>(lines.size())),
       policy(wait),
+      sharing(std::move(sharing_ranks)),
       statuses(lines.size()),
       status_ns(lines.size()),
       descriptions(lines.size()),
       addresses(lines.size()),
+      cards(lines.size()),
       num_answers(lines.size()),
       is_connected(lines.size()),
       has_said_farewell(lines.size()),
@@ -52,7 +59,7 @@ bool State::fail(const Error& error) noexcept {
   }
   has_failed.store(true, std::memory_order_release);
   changed.notify_all();
-  bell.ring();
+  ring();
   return true;
 }
 
@@ -60,6 +67,23 @@ void State::throw_failure() {
   data.shut();  // from here on UCX does not touch what the caller may free
   const std::lock_guard lock(mutex);
   throw Error(*failure);
+}
+
+void State::fail_for(const shm::Clash& clash) {
+  const Rank peer = clash.sender == rank ? clash.receiver : clash.sender;
+  const auto at = static_cast<std::size_t>(peer);
+  std::unique_lock lock(mutex);
+  const int before = num_answers[at];
+  control.post(peer, NoteKind::ask, {});
+  (void)changed.wait_for(lock, answer_patience, [&] { return num_answers[at] > before || failure || has_ended[at]; });
+  lock.unlock();
+  abort(mismatch_error(rank, num_ranks, side(clash.sender, clash.sent_bytes), side(clash.receiver, clash.expected_bytes)));
+  throw_failure();
+}
+
+void State::ring() noexcept {
+  bell.ring();
+  if (const Neighbours* const sharers = near.load()) sharers->channels().wake();
 }
 
 MismatchSide State::side(Rank of, std::uint64_t num_bytes) {

@@ -22,6 +22,7 @@
 #include "control_plane.hpp"
 #include "data_plane.hpp"
 #include "election.hpp"
+#include "neighbours.hpp"
 
 SEQCCL_BEGIN
 namespace ucx {
@@ -58,14 +59,19 @@ class Arena {
 
 /// A forked child drops it without touching it.
 struct State {
-  /// `lines` by rank; they are taken only if all else could be had.
-  State(Rank own_rank, std::vector<Line>& lines, const WaitPolicy& wait);
+  /// `lines` by rank; they are taken only if all else could be had. `sharing`: the ranks, this one among them, that send each other
+  /// messages through shared memory; if there are none, all go over UCX.
+  State(Rank own_rank, std::vector<Line>& lines, std::vector<Rank> sharing, const WaitPolicy& wait);
 
   /// The first cause is kept here and sent to all.
   void abort(const Error& error) noexcept;
   /// The same, where the others know already. True if this was the first cause.
   bool fail(const Error& error) noexcept;
   [[noreturn]] void throw_failure();
+  /// The same for a message that its receiver does not expect so.
+  [[noreturn]] void fail_for(const shm::Clash& clash);
+  /// Wakes this rank's threads.
+  void ring() noexcept;
   /// What a rank is doing, as far as this rank knows.
   [[nodiscard]] MismatchSide side(Rank of, std::uint64_t num_bytes);
   /// With the mutex held, after every call to the election: if `has_changed`, its statement goes to all.
@@ -75,14 +81,15 @@ struct State {
   int num_ranks;
   WaitPolicy policy;
   pid_t process = ::getpid();
-  Arena arena;
+  Arena arena;  // unless there are neighbours: theirs is then the one
   Bell bell;
+  std::vector<Rank> sharing;
   std::vector<RankStatus> statuses;
   std::vector<std::atomic<std::int64_t>> status_ns;  // SteadyClock time at which a peer's status came; 0: none has
 
   std::mutex mutex;  // of all up to the next blank line
   std::condition_variable changed;
-  std::vector<std::string> descriptions, addresses;
+  std::vector<std::string> descriptions, addresses, cards;
   std::vector<int> num_answers;
   std::vector<bool> is_connected, has_said_farewell, has_ended;
   std::optional<Error> failure;
@@ -90,8 +97,10 @@ struct State {
   SteadyClock::time_point last_heard{};  // something of the vote
 
   std::atomic<bool> has_failed{false};
-  std::atomic<bool> is_ready{false};         // the data plane is connected
-  std::atomic<std::int64_t> last_ask_ns{0};  // for statuses
+  std::atomic<bool> is_ready{false};             // the data plane is connected
+  std::atomic<std::int64_t> last_ask_ns{0};      // for statuses
+  std::unique_ptr<Neighbours> neighbours;        // once they have met
+  std::atomic<const Neighbours*> near{nullptr};  // the same, for the control thread
   DataPlane data;
   ControlPlane control;  // its thread ends before what it uses
 };
@@ -111,6 +120,7 @@ struct Survivors {
   Rank rank = 0;  // of this one among them
   std::vector<Rank> former_ranks;
   std::vector<Line> lines;
+  std::vector<Rank> sharing;
   SteadyClock::time_point deadline;  // until when they should have joined
 };
 /// @throws what Transport::shrink throws

@@ -24,7 +24,6 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto longest_sleep = 20ms;
-constexpr auto answer_patience = 500ms;  // for a peer's description, on a mismatch
 constexpr auto broken_patience = 200ms;  // a death has clearer words than UCX, and comes about as soon
 
 class UcxTransport final : public Transport {
@@ -33,7 +32,7 @@ class UcxTransport final : public Transport {
     State& s = *state_;
     s.control.start({[&s](Rank peer, NoteKind kind, std::string_view text) { take_note(s, peer, kind, text); },
                      [&s](Rank peer, Ending how) { connection_ended(s, peer, how); },
-                     [&s](std::uint64_t statement) { delivered(s, statement); }});
+                     [&s](std::uint64_t statement) { delivered(s, statement); }, [&s] { s.ring(); }});
   }
 
   ~UcxTransport() override {
@@ -47,24 +46,36 @@ class UcxTransport final : public Transport {
 
   Rank rank() const noexcept override { return state_->rank; }
   int num_ranks() const noexcept override { return state_->num_ranks; }
-  const char* name() const noexcept override { return "ucx"; }
-  std::byte* arena(std::size_t num_bytes) override { return state_->arena.at_least(num_bytes); }
+  const char* name() const noexcept override { return state_->sharing.size() > 1 ? "ucx+shm" : "ucx"; }
+  std::byte* arena(std::size_t num_bytes) override {
+    return near() != nullptr ? near()->channels().arena(num_bytes) : state_->arena.at_least(num_bytes);
+  }
+  Buffer allocate(std::size_t num_bytes) override {
+    return near() != nullptr ? near()->channels().allocate(num_bytes) : Transport::allocate(num_bytes);
+  }
+  bool is_receivable(const std::byte* data, std::size_t num_bytes) const noexcept override {
+    return near() != nullptr && near()->channels().is_receivable(data, num_bytes);
+  }
 
   std::size_t eager_bytes() const noexcept override { return ucx::eager_bytes; }
 
   std::uint64_t arm(const Message& receive) override {
-    if (receive.num_bytes > ucx::eager_bytes && !state_->arena.contains(receive.data, receive.num_bytes))
+    if (receive.num_bytes > ucx::eager_bytes && !may_receive(receive.data, receive.num_bytes))
       throw Error(ErrorKind::internal,
                   fmt::format("ucx: rank {}: a receive of {} bytes is armed outside the arena", state_->rank, receive.num_bytes));
-    return state_->data.arm(receive);
+    return is_near(receive.peer) ? near()->channels().arm(near()->seated(receive)) : state_->data.arm(receive);
   }
   bool try_send(const Message& send) override {
     if (state_->has_failed.load(std::memory_order_acquire)) state_->throw_failure();
+    if (is_near(send.peer))
+      return !state_->statuses[static_cast<std::size_t>(send.peer)].left && near()->channels().try_send(near()->seated(send));
     const bool sent = state_->data.try_send(send);
     if (!sent && state_->data.has_trouble()) raise_trouble();
     return sent;
   }
-  bool arrived(Rank peer, Lane lane, std::uint64_t ticket) override { return state_->data.has_come(peer, lane, ticket); }
+  bool arrived(Rank peer, Lane lane, std::uint64_t ticket) override {
+    return is_near(peer) ? near()->channels().arrived(near()->seat(peer), lane, ticket) : state_->data.has_come(peer, lane, ticket);
+  }
 
   void check() override {
     if (state_->has_failed.load(std::memory_order_acquire)) state_->throw_failure();
@@ -76,6 +87,7 @@ class UcxTransport final : public Transport {
     struct Sleep {
       const UcxTransport* announced_at = nullptr;
       std::uint64_t seen = 0;
+      std::uint32_t seen_near = 0;
       SteadyClock::time_point since{};
       bool has_slept = false;
     };
@@ -84,7 +96,7 @@ class UcxTransport final : public Transport {
     State& s = *state_;
     if (s.data.progress()) {
       sleep.has_slept = false;
-      s.bell.ring();  // what came may be for another thread, asleep or about to be
+      s.ring();  // what came may be for another thread, asleep or about to be
       return;
     }
     if (attempt < s.policy.spins) return spin(attempt);
@@ -93,19 +105,19 @@ class UcxTransport final : public Transport {
       // Noted first, then polled once more, then asleep: who rings meanwhile is seen.
       sleep.announced_at = this;
       sleep.seen = s.bell.count();
+      if (near() != nullptr) sleep.seen_near = near()->channels().announce_sleep();
       if (!std::exchange(sleep.has_slept, true)) sleep.since = SteadyClock::now();
       return;
     }
     sleep.announced_at = nullptr;
     const auto left = std::min<std::chrono::nanoseconds>(deadline - SteadyClock::now(), longest_sleep);
     if (left <= 0ns) return;
-    const int milliseconds = static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(left).count());
-    const bool silent = s.bell.sleep(sleep.seen, s.data.event(), milliseconds, [&] { return s.data.may_sleep(); });
-    if (silent) ask_for_statuses(SteadyClock::now() - sleep.since);
+    if (near() != nullptr ? sleep_near(sleep.seen, sleep.seen_near, left) : sleep_far(sleep.seen, left))
+      ask_for_statuses(SteadyClock::now() - sleep.since);
   }
 
   int inline_spins() const noexcept override { return state_->policy.inline_spins; }
-  void wake() noexcept override { state_->bell.ring(); }
+  void wake() noexcept override { state_->ring(); }
 
   void abort(const Error& error) noexcept override { state_->abort(error); }
   ShrunkTransport shrink(std::chrono::nanoseconds timeout) override;
@@ -121,10 +133,40 @@ class UcxTransport final : public Transport {
     const std::lock_guard lock(state_->mutex);
     state_->descriptions[static_cast<std::size_t>(state_->rank)] = text;
   }
-  std::vector<std::uint64_t> received_bytes() const override { return state_->data.received_bytes(); }
-  std::vector<std::uint64_t> received_messages() const override { return state_->data.received_messages(); }
+  std::vector<std::uint64_t> received_bytes() const override {
+    return with_neighbours(state_->data.received_bytes(), &shm::Channels::received_bytes);
+  }
+  std::vector<std::uint64_t> received_messages() const override {
+    return with_neighbours(state_->data.received_messages(), &shm::Channels::received_messages);
+  }
 
  private:
+  [[nodiscard]] const Neighbours* near() const noexcept { return state_->neighbours.get(); }
+  [[nodiscard]] bool is_near(Rank peer) const noexcept { return near() != nullptr && near()->seat(peer) >= 0; }
+  [[nodiscard]] bool may_receive(const std::byte* data, std::size_t num_bytes) const noexcept {
+    return near() != nullptr ? near()->channels().offset_of(data, num_bytes) >= 0 : state_->arena.contains(data, num_bytes);
+  }
+  [[nodiscard]] std::vector<std::uint64_t> with_neighbours(std::vector<std::uint64_t> counts,
+                                                           std::uint64_t (shm::Channels::*count)(Rank) const noexcept) const {
+    for (Rank peer = 0; peer < num_ranks(); ++peer)
+      if (is_near(peer)) counts[static_cast<std::size_t>(peer)] += (near()->channels().*count)(near()->seat(peer));
+    return counts;
+  }
+
+  // True if nobody rang all the time.
+  bool sleep_far(std::uint64_t seen, std::chrono::nanoseconds longest) {
+    State& s = *state_;
+    const int milliseconds = static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(longest).count());
+    return s.bell.sleep(seen, s.data.event(), milliseconds, [&] { return s.data.may_sleep(); });
+  }
+  /// Neighbours wake who sleeps on a word of memory; so the control thread looks after UCX meanwhile, and rings.
+  bool sleep_near(std::uint64_t seen, std::uint32_t seen_near, std::chrono::nanoseconds longest) {
+    State& s = *state_;
+    if (!s.data.may_sleep() || s.bell.count() != seen) return false;
+    s.control.watch(s.data.event());
+    return !near()->channels().sleep(seen_near, longest);
+  }
+
   void raise_trouble() {
     State& s = *state_;
     const std::optional<Trouble> trouble = s.data.trouble();
@@ -135,15 +177,10 @@ class UcxTransport final : public Transport {
                   fmt::format("rank {} of {}: UCX cannot reach rank {}: {}", s.rank, s.num_ranks, trouble->peer, trouble->broken),
                   {trouble->peer}));
     } else {
-      const auto at = static_cast<std::size_t>(trouble->peer);
-      std::unique_lock lock(s.mutex);
-      const int before = s.num_answers[at];
-      s.control.post(trouble->peer, NoteKind::ask, {});
-      (void)s.changed.wait_for(lock, answer_patience, [&] { return s.num_answers[at] > before || s.failure || s.has_ended[at]; });
-      lock.unlock();
-      const MismatchSide mine = s.side(s.rank, trouble->is_sender ? trouble->sent_bytes : trouble->expected_bytes),
-                         theirs = s.side(trouble->peer, trouble->is_sender ? trouble->expected_bytes : trouble->sent_bytes);
-      abort(mismatch_error(s.rank, s.num_ranks, trouble->is_sender ? mine : theirs, trouble->is_sender ? theirs : mine));
+      s.fail_for({.sender = trouble->is_sender ? s.rank : trouble->peer,
+                  .receiver = trouble->is_sender ? trouble->peer : s.rank,
+                  .sent_bytes = trouble->sent_bytes,
+                  .expected_bytes = trouble->expected_bytes});
     }
     state_->throw_failure();
   }
@@ -190,7 +227,7 @@ ShrunkTransport UcxTransport::shrink(std::chrono::nanoseconds timeout) {
   Survivors survivors = ucx::shrink(before, timeout);
   std::unique_ptr<UcxTransport> next;
   try {
-    next = std::make_unique<UcxTransport>(std::make_unique<State>(survivors.rank, survivors.lines, before.policy));
+    next = std::make_unique<UcxTransport>(std::make_unique<State>(survivors.rank, survivors.lines, survivors.sharing, before.policy));
   } catch (const std::exception& why) {
     const Error error(ErrorKind::local,
                       fmt::format("Communicator::shrink: rank {} of {} cannot go on: {}", before.rank, before.num_ranks, why.what()),
@@ -213,12 +250,12 @@ ShrunkTransport UcxTransport::shrink(std::chrono::nanoseconds timeout) {
 }  // namespace ucx
 
 UcxRank ucx_transport(Rank rank, const ucx::Door& door, const std::vector<std::string>& texts, const WaitPolicy& policy,
-                      std::chrono::nanoseconds timeout) {
+                      std::chrono::nanoseconds timeout, bool shares_memory) {
   (void)ucx::library();  // before the others meet this rank
   ucx::Meeting meeting = door.meet(texts, timeout);
   std::vector<ucx::Line> lines(meeting.connections.size());
   for (std::size_t peer = 0; peer < lines.size(); ++peer) lines[peer].connection = std::move(meeting.connections[peer]);
-  auto state = std::make_unique<ucx::State>(rank, lines, policy);
+  auto state = std::make_unique<ucx::State>(rank, lines, shares_memory ? std::move(meeting.neighbours) : std::vector<Rank>{}, policy);
   ucx::State& shared = *state;
   auto transport = std::make_unique<ucx::UcxTransport>(std::move(state));
   ucx::join_or_fail(shared, SteadyClock::now() + timeout);
@@ -233,7 +270,7 @@ SEQCCL_END
 
 SEQCCL_BEGIN
 
-UcxRank ucx_transport(Rank, const ucx::Door&, const std::vector<std::string>&, const WaitPolicy&, std::chrono::nanoseconds) {
+UcxRank ucx_transport(Rank, const ucx::Door&, const std::vector<std::string>&, const WaitPolicy&, std::chrono::nanoseconds, bool) {
   throw Error(ErrorKind::argument, "ucx: " + ucx::find_library().text);
 }
 
