@@ -21,9 +21,9 @@ SEQCCL_BEGIN
 
 /// What ranks that are processes talk over.
 enum class ProcessTransport {
-  automatic,  ///< shm if all are on one host, else ucx
+  automatic,  ///< shm if all are on one host, else ucx between hosts and shared memory on each
   shm,        ///< memory that the ranks share: one host
-  ucx,        ///< UCX, loaded at run time (SEQCCL_UCX_LIBRARY names another file than libucp.so.0), and TCP between all ranks for failures
+  ucx,        ///< UCX between all, loaded at run time (SEQCCL_UCX_LIBRARY names another file than libucp.so.0), and TCP between all ranks for failures
 };
 [[nodiscard]] constexpr const char* name(ProcessTransport transport) noexcept {
   constexpr const char* names[] = {"automatic", "shm", "ucx"};

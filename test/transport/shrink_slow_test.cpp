@@ -9,7 +9,7 @@ namespace seqccl::test {
 namespace {
 
 /// Microseconds from the beginning of a shrink until it is over, about.
-unsigned longest_wait(ProcessTransport transport) { return transport == ProcessTransport::ucx ? 30'000 : 2500; }
+unsigned longest_wait(ProcessTransport transport) { return transport == ProcessTransport::ucx ? 10'000 : 2500; }
 
 void any_rank_may_end(ProcessTransport transport) {
   for (const int num_ranks : {2, 3, 4, 5, 7, 8})
@@ -29,7 +29,7 @@ void any_rank_may_end(ProcessTransport transport) {
 
 // Rank 1 is killed in a round. Another one is killed some hundred microseconds before or after it begins to shrink: in the middle of the
 // vote, or just after it, so that it belongs to the first group of survivors and fails in its first operation.
-void a_death_at_any_moment_of_the_vote(ProcessTransport transport) {
+void a_death_at_any_moment_of_the_vote(ProcessTransport transport, int num_hosts = 0) {
   std::mt19937 random(20261123);
   int num_twice = 0;
   for (int repeat = 0; repeat < 60; ++repeat) {
@@ -37,7 +37,7 @@ void a_death_at_any_moment_of_the_vote(ProcessTransport transport) {
     const Rank second = repeat % 2 == 0 ? 0 : num_ranks - 1;
     const std::chrono::microseconds time(random() % longest_wait(transport)), jitter(random() % 5000);
     SharedOutcome outcome;
-    Story story{.num_ranks = num_ranks, .num_left = num_ranks - 2, .transport = transport};
+    Story story{.num_ranks = num_ranks, .num_left = num_ranks - 2, .transport = transport, .num_hosts = num_hosts};
     story.in_round = [](Rank me, int, int round) {
       if (me == 1 && round == 3) ::raise(SIGKILL);
     };
@@ -57,7 +57,7 @@ void a_death_at_any_moment_of_the_vote(ProcessTransport transport) {
 
 // The same with SIGSTOP; the rank wakes when the others have their numbers. Whether it was left out by the first vote or stalls the group
 // that the first vote has made, it is told in the end that it is out.
-void a_stop_at_any_moment_of_the_vote(ProcessTransport transport) {
+void a_stop_at_any_moment_of_the_vote(ProcessTransport transport, int num_hosts = 0) {
   std::mt19937 random(7);
   for (int repeat = 0; repeat < 12; ++repeat) {
     const int num_ranks = std::array{3, 4, 5, 8}[static_cast<std::size_t>(repeat % 4)];
@@ -66,7 +66,12 @@ void a_stop_at_any_moment_of_the_vote(ProcessTransport transport) {
     const Rank second = is_lower ? 0 : num_ranks - 1;
     const std::chrono::microseconds time(random() % longest_wait(transport));
     SharedOutcome outcome;
-    Story story{.num_ranks = num_ranks, .num_left = num_ranks - 2, .timeout = 1s, .shrink_timeout = 1s, .transport = transport};
+    Story story{.num_ranks = num_ranks,
+                .num_left = num_ranks - 2,
+                .timeout = 1s,
+                .shrink_timeout = 1s,
+                .transport = transport,
+                .num_hosts = num_hosts};
     story.in_round = [](Rank me, int, int round) {
       if (me == 1 && round == 3) ::raise(SIGKILL);
     };
@@ -102,6 +107,11 @@ TEST(UcxShrinkSlow, ADeathAtAnyMomentOfTheVote) {
 TEST(UcxShrinkSlow, AStopAtAnyMomentOfTheVote) {
   NEEDS_UCX_IN_PROCESSES();
   a_stop_at_any_moment_of_the_vote(ProcessTransport::ucx);
+}
+TEST(UcxShrinkSlow, OnTwoHostsADeathOrAStopAtAnyMomentOfTheVote) {
+  NEEDS_UCX_IN_PROCESSES();
+  a_death_at_any_moment_of_the_vote(ProcessTransport::ucx, 2);
+  a_stop_at_any_moment_of_the_vote(ProcessTransport::ucx, 2);
 }
 
 }  // namespace

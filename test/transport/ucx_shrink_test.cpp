@@ -278,5 +278,57 @@ TEST(UcxShrink, AHealthyGroupKeepsItsMembersAndLeavesNothingBehind) {
   for (std::size_t rank = 0; rank < 3; ++rank) EXPECT_TRUE(outcome->told[rank].is_finished) << rank;
 }
 
+// Between hosts over TCP, on a host through shared memory; afterwards too.
+TEST(UcxShrink, RanksOfSeveralHostsGoOnThroughSharedMemoryAndUcx) {
+  NEEDS_UCX_IN_PROCESSES();
+  const ucx_ranks::Variable tcp("UCX_TLS", "tcp,self");
+  for (const int num_ranks : {2, 3, 4, 5, 7, 8})
+    for (const int num_hosts : std::set<int>{2, num_ranks / 2 + 1}) {
+      SharedOutcome outcome;
+      Story story = over_ucx(num_ranks, num_ranks - 1);
+      story.transport = ProcessTransport::shm;
+      story.num_hosts = num_hosts;
+      story.in_round = [&](Rank me, int, int round) {
+        if (me == num_ranks / 2 && round == 3) ::raise(SIGKILL);
+      };
+      run_story(story, *outcome, true);
+      expect_survived(*outcome, num_ranks, {num_ranks / 2});
+      if (::testing::Test::HasFailure()) FAIL() << num_ranks << " ranks on " << num_hosts << " hosts";
+    }
+}
+
+TEST(UcxNeighbours, MessagesOfOneHostNeedNoProgressOfUcx) {
+  NEEDS_UCX_IN_PROCESSES();
+  SharedOutcome outcome;
+  const Alarm alarm(60);
+  const ProcessRanks options{.timeout = 30s, .num_threads = 1, .transport = ProcessTransport::shm};
+  run_processes(
+      4,
+      [&](Communicator& outer) {
+        Communicator comm = on_played_hosts(outer.rank(), 4, 2, *outcome, options);
+        Transport& transport = comm.transport();
+        const Rank me = comm.rank(), neighbour = me ^ 2;
+        const Buffer buffer = comm.allocate(200'000);
+        std::byte* const arena = comm.arena(200'000);
+        std::vector<std::byte> mine(200'000, std::byte(me + 1));
+        bool is_right = std::string(transport.name()) == "ucx+shm" && transport.is_receivable(buffer.data(), buffer.num_bytes()) &&
+                        comm.topology().node == std::vector<int>{0, 1, 0, 1};
+        for (std::byte* place : {arena, buffer.data()})
+          for (const std::size_t num_bytes : {std::size_t{8}, mine.size()}) {
+            const std::uint64_t ticket = transport.arm({neighbour, Lane::comm, place, num_bytes, 7});
+            bool is_sent = false;
+            while (!is_sent || !transport.arrived(neighbour, Lane::comm, ticket))  // no idle(), which would let UCX work
+              is_sent = is_sent || transport.try_send({neighbour, Lane::comm, mine.data(), num_bytes, 7});
+            is_right = is_right && place[num_bytes - 1] == std::byte(neighbour + 1);
+          }
+        is_right = is_right && comm.received_bytes()[static_cast<std::size_t>(neighbour)] == 2 * (8 + mine.size()) &&
+                   comm.received_messages()[static_cast<std::size_t>(neighbour)] == 4;
+        attend(comm, nullptr);
+        outcome->told[static_cast<std::size_t>(me)].is_finished = is_right;
+      },
+      options);
+  for (std::size_t rank = 0; rank < 4; ++rank) EXPECT_TRUE(outcome->told[rank].is_finished) << rank;
+}
+
 }  // namespace
 }  // namespace seqccl::test
