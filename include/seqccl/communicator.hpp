@@ -21,9 +21,9 @@ SEQCCL_BEGIN
 
 /// What ranks that are processes talk over.
 enum class ProcessTransport {
-  automatic,  ///< shm if all are on one host, else ucx
+  automatic,  ///< shm if all are on one host, else ucx between hosts and shared memory on each
   shm,        ///< memory that the ranks share: one host
-  ucx,        ///< UCX, loaded at run time (SEQCCL_UCX_LIBRARY names another file than libucp.so.0), and TCP between all ranks for failures
+  ucx,        ///< UCX between all, loaded at run time (SEQCCL_UCX_LIBRARY names another file than libucp.so.0), and TCP between all ranks for failures
 };
 [[nodiscard]] constexpr const char* name(ProcessTransport transport) noexcept {
   constexpr const char* names[] = {"automatic", "shm", "ucx"};
@@ -141,9 +141,9 @@ class Communicator {
   /// communicator stays failed and may be destroyed; memory from its allocate() is ordinary memory to the new one. If it has not
   /// failed, this ends it on all ranks.
   ///
-  /// For ranks as threads and for shm. @throws Error(stalled) if the others have gone on without this rank, which has come too late;
-  /// Error(argument) over ucx, if it was called before, or started operations go on; Error(local) if this rank lacks memory or
-  /// descriptors: to the others it has left
+  /// @throws Error(stalled) if the others have gone on without this rank, which has come too late; over ucx also if as many as half of those
+  /// whose process has not ended do not answer (lib/transport/ucx/notes.md). Error(argument) if it was called before, or started operations
+  /// go on; Error(local) if this rank lacks memory or descriptors: to the others it has left
   [[nodiscard]] Communicator shrink(const ShrinkOptions& options = {});
   /// By rank: which it was in the communicator that this one was shrunk from, ascending. Empty if it was not.
   [[nodiscard]] const std::vector<Rank>& former_ranks() const noexcept;

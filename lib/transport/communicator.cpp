@@ -68,7 +68,7 @@ Buffer::Buffer(std::size_t num_bytes)
 
 ShrunkTransport Transport::shrink(std::chrono::nanoseconds /*timeout*/) {
   throw Error(ErrorKind::argument,
-              fmt::format("Communicator::shrink: the transport is {}, want threads or shm; start the ranks that are left "
+              fmt::format("Communicator::shrink: the transport is {}, want threads, shm or ucx; start the ranks that are left "
                           "anew, over a store of theirs",
                           name()));
 }

@@ -17,12 +17,13 @@ namespace {
 
 struct Elsewhere {};  // a rank is on another host
 
-Met meet_over_ucx(Rank rank, const ucx::Door& door, const std::vector<std::string>& texts, const ProcessRanks& options) {
+Met meet_over_ucx(Rank rank, const ucx::Door& door, const std::vector<std::string>& texts, const ProcessRanks& options,
+                  bool shares_memory) {
   int ranks_on_host = 0;
   for (std::size_t peer = 0; peer < texts.size(); ++peer)
     ranks_on_host += ucx::Card::parse(static_cast<Rank>(peer), texts[peer]).place == door.card().place ? 1 : 0;
   const WaitPolicy wait = options.wait.value_or(WaitPolicy::for_host(ranks_on_host));
-  UcxRank end = ucx_transport(rank, door, texts, wait, options.bootstrap_timeout);
+  UcxRank end = ucx_transport(rank, door, texts, wait, options.bootstrap_timeout, shares_memory);
   return {std::move(end.transport), std::move(end.node), ranks_on_host};
 }
 
@@ -52,7 +53,7 @@ Met meet_anyhow(Rank rank, int num_ranks, const AllGather& all_gather, const Pro
   try {
     return meet_over_shm(rank, num_ranks, both, options);
   } catch (const Elsewhere&) {
-    return meet_over_ucx(rank, door, cards, options);
+    return meet_over_ucx(rank, door, cards, options, true);
   }
 }
 
@@ -62,7 +63,7 @@ Met meet(Rank rank, int num_ranks, const AllGather& all_gather, const ProcessRan
   const ucx::Found found = ucx::find_library();
   if (!found.is_there) throw Error(ErrorKind::argument, fmt::format("ProcessRanks: transport is ucx, which is not there: {}", found.text));
   const ucx::Door door(rank, num_ranks, options.host);
-  return meet_over_ucx(rank, door, all_gather(door.card().text()), options);
+  return meet_over_ucx(rank, door, all_gather(door.card().text()), options, false);
 }
 
 // A text in the all-gather is "+" and a card, or "-", the number of an ErrorKind and why the rank cannot come.

@@ -29,6 +29,16 @@ concept Ballot = requires(T& ballot, Rank rank, const std::vector<Rank>& members
   { ballot.decision() } -> std::same_as<std::optional<std::vector<Rank>>>;  //
 };
 
+inline Error left_out(Rank rank, int num_ranks, const std::vector<Rank>& members) {
+  return {ErrorKind::stalled,
+          fmt::format("Communicator::shrink: rank {} of {} has come too late and was left out: ranks {} have gone on without it", rank,
+                      num_ranks, fmt::join(members, ", ")),
+          {rank}};
+}
+inline Error shrunk_before(Rank rank, int num_ranks) {
+  return {ErrorKind::argument, fmt::format("Communicator::shrink: rank {} of {} has shrunk this communicator before", rank, num_ranks)};
+}
+
 /// Vote
 /// ====
 ///
@@ -45,16 +55,10 @@ std::vector<Rank> vote(Rank rank, int num_ranks, std::chrono::nanoseconds timeou
   if (is_first && !votes.decision()) votes.come();
   for (;;) {
     if (std::optional<std::vector<Rank>> members = votes.decision()) {
-      if (!std::binary_search(members->begin(), members->end(), rank))
-        throw Error(ErrorKind::stalled,
-                    fmt::format("Communicator::shrink: rank {} of {} has come too late and was left out: ranks {} have gone on without it",
-                                rank, num_ranks, fmt::join(*members, ", ")),
-                    {rank});
+      if (!std::binary_search(members->begin(), members->end(), rank)) throw left_out(rank, num_ranks, *members);
       if (is_first) return std::move(*members);
     }
-    if (!is_first)
-      throw Error(ErrorKind::argument,
-                  fmt::format("Communicator::shrink: rank {} of {} has shrunk this communicator before", rank, num_ranks));
+    if (!is_first) throw shrunk_before(rank, num_ranks);
     votes.look();
     std::vector<Rank> members;
     bool is_complete = true;

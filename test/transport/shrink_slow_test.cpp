@@ -3,24 +3,20 @@
 #include <random>
 
 #include "shrink_support.hpp"
+#include "ucx_support.hpp"
 
 namespace seqccl::test {
 namespace {
 
-/// Kills or stops this process after a while, wherever it is then.
-void after(std::chrono::nanoseconds time, int signal) {
-  std::thread([=] {
-    std::this_thread::sleep_for(time);
-    ::kill(::getpid(), signal);
-  }).detach();
-}
+/// Microseconds from the beginning of a shrink until it is over, about.
+unsigned longest_wait(ProcessTransport transport) { return transport == ProcessTransport::ucx ? 10'000 : 2500; }
 
-TEST(ShrinkShmSlow, AnyRankMayEnd) {
+void any_rank_may_end(ProcessTransport transport) {
   for (const int num_ranks : {2, 3, 4, 5, 7, 8})
     for (Rank victim = 0; victim < num_ranks; ++victim)
       for (const bool by_signal : {true, false}) {
         SharedOutcome outcome;
-        Story story{.num_ranks = num_ranks, .num_left = num_ranks - 1};
+        Story story{.num_ranks = num_ranks, .num_left = num_ranks - 1, .transport = transport};
         story.in_round = [&](Rank me, int, int round) {
           if (me != victim || round != 3) return;
           if (by_signal) ::raise(SIGKILL);
@@ -33,15 +29,15 @@ TEST(ShrinkShmSlow, AnyRankMayEnd) {
 
 // Rank 1 is killed in a round. Another one is killed some hundred microseconds before or after it begins to shrink: in the middle of the
 // vote, or just after it, so that it belongs to the first group of survivors and fails in its first operation.
-TEST(ShrinkShmSlow, ADeathAtAnyMomentOfTheVote) {
+void a_death_at_any_moment_of_the_vote(ProcessTransport transport, int num_hosts = 0) {
   std::mt19937 random(20261123);
   int num_twice = 0;
   for (int repeat = 0; repeat < 60; ++repeat) {
     const int num_ranks = std::array{3, 4, 5, 7, 8}[static_cast<std::size_t>(repeat % 5)];
     const Rank second = repeat % 2 == 0 ? 0 : num_ranks - 1;
-    const std::chrono::microseconds time(random() % 2500), jitter(random() % 5000);
+    const std::chrono::microseconds time(random() % longest_wait(transport)), jitter(random() % 5000);
     SharedOutcome outcome;
-    Story story{.num_ranks = num_ranks, .num_left = num_ranks - 2};
+    Story story{.num_ranks = num_ranks, .num_left = num_ranks - 2, .transport = transport, .num_hosts = num_hosts};
     story.in_round = [](Rank me, int, int round) {
       if (me == 1 && round == 3) ::raise(SIGKILL);
     };
@@ -55,20 +51,27 @@ TEST(ShrinkShmSlow, ADeathAtAnyMomentOfTheVote) {
     num_twice += outcome->told[all_but(num_ranks, {1, second}).front()].num_shrinks == 2 ? 1 : 0;
     if (::testing::Test::HasFailure()) FAIL() << "repeat " << repeat << ": " << num_ranks << " ranks, then rank " << second;
   }
-  RecordProperty("died_after_the_vote", num_twice);
+  ::testing::Test::RecordProperty("died_after_the_vote", num_twice);
   std::printf("the second death came after the vote in %d of 60\n", num_twice);
 }
 
 // The same with SIGSTOP; the rank wakes when the others have their numbers. Whether it was left out by the first vote or stalls the group
 // that the first vote has made, it is told in the end that it is out.
-TEST(ShrinkShmSlow, AStopAtAnyMomentOfTheVote) {
+void a_stop_at_any_moment_of_the_vote(ProcessTransport transport, int num_hosts = 0) {
   std::mt19937 random(7);
   for (int repeat = 0; repeat < 12; ++repeat) {
     const int num_ranks = std::array{3, 4, 5, 8}[static_cast<std::size_t>(repeat % 4)];
-    const Rank second = repeat % 2 == 0 ? 0 : num_ranks - 1;
-    const std::chrono::microseconds time(random() % 2500);
+    // Over ucx one of two goes on without the other only if it is the lower.
+    const bool is_lower = repeat % 2 == 0 && !(transport == ProcessTransport::ucx && num_ranks == 3);
+    const Rank second = is_lower ? 0 : num_ranks - 1;
+    const std::chrono::microseconds time(random() % longest_wait(transport));
     SharedOutcome outcome;
-    Story story{.num_ranks = num_ranks, .num_left = num_ranks - 2, .timeout = 700ms, .shrink_timeout = 700ms};
+    Story story{.num_ranks = num_ranks,
+                .num_left = num_ranks - 2,
+                .timeout = 1s,
+                .shrink_timeout = 1s,
+                .transport = transport,
+                .num_hosts = num_hosts};
     story.in_round = [](Rank me, int, int round) {
       if (me == 1 && round == 3) ::raise(SIGKILL);
     };
@@ -84,9 +87,31 @@ TEST(ShrinkShmSlow, AStopAtAnyMomentOfTheVote) {
     const Told& told = outcome->told[static_cast<std::size_t>(second)];
     EXPECT_TRUE(told.is_left_out) << told.text.data();
     for (const Rank rank : all_but(num_ranks, {1, second}))
-      EXPECT_LT(outcome->told[static_cast<std::size_t>(rank)].longest_seconds, 0.7 + 2) << rank;
+      EXPECT_LT(outcome->told[static_cast<std::size_t>(rank)].longest_seconds, 1 + 2) << rank;
     if (::testing::Test::HasFailure()) FAIL() << "repeat " << repeat << ": " << num_ranks << " ranks, then rank " << second;
   }
+}
+
+TEST(ShrinkShmSlow, AnyRankMayEnd) { any_rank_may_end(ProcessTransport::shm); }
+TEST(ShrinkShmSlow, ADeathAtAnyMomentOfTheVote) { a_death_at_any_moment_of_the_vote(ProcessTransport::shm); }
+TEST(ShrinkShmSlow, AStopAtAnyMomentOfTheVote) { a_stop_at_any_moment_of_the_vote(ProcessTransport::shm); }
+
+TEST(UcxShrinkSlow, AnyRankMayEnd) {
+  NEEDS_UCX_IN_PROCESSES();
+  any_rank_may_end(ProcessTransport::ucx);
+}
+TEST(UcxShrinkSlow, ADeathAtAnyMomentOfTheVote) {
+  NEEDS_UCX_IN_PROCESSES();
+  a_death_at_any_moment_of_the_vote(ProcessTransport::ucx);
+}
+TEST(UcxShrinkSlow, AStopAtAnyMomentOfTheVote) {
+  NEEDS_UCX_IN_PROCESSES();
+  a_stop_at_any_moment_of_the_vote(ProcessTransport::ucx);
+}
+TEST(UcxShrinkSlow, OnTwoHostsADeathOrAStopAtAnyMomentOfTheVote) {
+  NEEDS_UCX_IN_PROCESSES();
+  a_death_at_any_moment_of_the_vote(ProcessTransport::ucx, 2);
+  a_stop_at_any_moment_of_the_vote(ProcessTransport::ucx, 2);
 }
 
 }  // namespace

@@ -74,7 +74,8 @@ struct Told {
 };
 struct Outcome {
   std::array<Told, max_ranks> told;
-  std::atomic<int> num_done{0};
+  std::atomic<int> num_done{0}, num_cards{0};
+  std::array<std::array<char, 2000>, max_ranks> cards{};  // to meet by, where hosts are played
   std::array<float, static_cast<std::size_t>(num_tokens* num_heads* head_dim)> out;
 };
 class SharedOutcome {
@@ -98,8 +99,11 @@ struct Story {
   int num_ranks = 4, num_left = 3;
   std::function<void(Rank me, int size, int round)> in_round{};  // before round 0, 1, ... of a communicator of `size` ranks
   std::function<void(Rank me, int num_shrinks)> before_shrink{};
-  std::function<void(Rank me)> at_the_end{};  // when the numbers are there; all go on afterwards
+  std::function<void(Rank me)> at_the_end{};   // when the numbers are there; all go on afterwards
+  std::function<void(Rank me)> after_error{};  // that it ends with
   std::chrono::nanoseconds timeout = 30s, shrink_timeout = 20s;
+  ProcessTransport transport = ProcessTransport::shm;
+  int num_hosts = 0;  // that ranks play, by turns: then the transport is the automatic one
 };
 
 /// A rank's life: rounds until the group fails; shrinks; and again, until as many are left as shall be.
@@ -140,11 +144,20 @@ inline void live(Communicator& comm, const Story& story, Outcome& outcome) {
     std::strncpy(told.text.data(), error.what(), told.text.size() - 1);
     const auto* const ours = dynamic_cast<const Error*>(&error);
     told.is_left_out = ours != nullptr && ours->kind() == ErrorKind::stalled && std::strstr(error.what(), "left out") != nullptr;
+    if (story.after_error) story.after_error(me);
   }
   told.rank = comm.rank();
   told.size = comm.size();
   std::copy(members.begin(), members.end(), told.members.begin());
   ++outcome.num_done;
+}
+
+/// Kills or stops this process after a while, wherever it is then.
+inline void after(std::chrono::nanoseconds time, int signal) {
+  std::thread([=] {
+    std::this_thread::sleep_for(time);
+    ::kill(::getpid(), signal);
+  }).detach();
 }
 
 struct Belongings {
@@ -183,14 +196,32 @@ inline void expect_survived(Outcome& outcome, int num_ranks, const std::set<Rank
   EXPECT_EQ(std::memcmp(fresh.data(), outcome.out.data(), fresh.size() * sizeof(float)), 0) << "the numbers differ";
 }
 
-/// Ranks are processes over shm. Victims that are killed make run_processes throw; nothing must be left behind.
+/// A communicator of the same ranks, on hosts of which each says its own name.
+inline Communicator on_played_hosts(Rank rank, int num_ranks, int num_hosts, Outcome& outcome, const ProcessRanks& options) {
+  const AllGather all_gather = [&](std::string_view mine) {
+    std::copy(mine.begin(), mine.end(), outcome.cards.at(static_cast<std::size_t>(rank)).begin());
+    for (++outcome.num_cards; outcome.num_cards < num_ranks;) std::this_thread::sleep_for(1ms);
+    std::vector<std::string> all;
+    for (Rank peer = 0; peer < num_ranks; ++peer) all.emplace_back(outcome.cards[static_cast<std::size_t>(peer)].data());
+    return all;
+  };
+  ProcessRanks chosen = options;
+  chosen.transport = ProcessTransport::automatic;
+  chosen.host = "host" + std::to_string(rank % num_hosts);
+  return Communicator::from_callback(rank, num_ranks, all_gather, chosen);
+}
+
+/// Ranks are processes. Victims that are killed make run_processes throw; nothing must be left behind.
 inline void run_story(const Story& story, Outcome& outcome, bool somebody_ends) {
   const Alarm alarm(120);
   const Belongings before = Belongings::now();
-  const auto run = [&] {
-    run_processes(story.num_ranks, [&](Communicator& comm) { live(comm, story, outcome); },
-                  {.timeout = story.timeout, .num_threads = 1, .transport = ProcessTransport::shm});
+  const ProcessRanks options{.timeout = story.timeout, .num_threads = 1, .transport = story.transport};
+  const auto body = [&](Communicator& comm) {
+    if (story.num_hosts == 0) return live(comm, story, outcome);
+    Communicator played = on_played_hosts(comm.rank(), comm.size(), story.num_hosts, outcome, options);
+    live(played, story, outcome);
   };
+  const auto run = [&] { run_processes(story.num_ranks, body, options); };
   if (somebody_ends)
     EXPECT_THROW(run(), Error);
   else

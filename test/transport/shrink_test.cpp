@@ -6,7 +6,6 @@
 
 #include "shrink_support.hpp"
 #include "support/watchdog.hpp"
-#include "ucx_support.hpp"
 
 namespace seqccl::test {
 namespace {
@@ -179,14 +178,6 @@ TEST(ShrinkShm, TwoAtATimeAndTwoInARow) {
     }
 }
 
-/// Kills this process after a while, wherever it is then.
-void die_after(std::chrono::nanoseconds time) {
-  std::thread([time] {
-    std::this_thread::sleep_for(time);
-    ::kill(::getpid(), SIGKILL);
-  }).detach();
-}
-
 // A rank has come, the vote waits for another, and the first is killed: nobody goes on with it.
 TEST(ShrinkShm, ARankThatHasComeAndDiesIsLeftBehind) {
   SharedOutcome outcome;
@@ -195,7 +186,7 @@ TEST(ShrinkShm, ARankThatHasComeAndDiesIsLeftBehind) {
     if (me == 1 && round == 3) end(End::kill);
   };
   story.before_shrink = [](Rank me, int) {
-    if (me == 0) die_after(50ms);
+    if (me == 0) after(50ms, SIGKILL);
     if (me == 3) std::this_thread::sleep_for(300ms);
   };
   run_story(story, *outcome, true);
@@ -296,18 +287,6 @@ TEST(ShrinkShm, NothingIsLeftBehindInARankThatGoesOn) {
                 },
                 {.timeout = 30s, .transport = ProcessTransport::shm});
   for (std::size_t rank = 0; rank < 3; ++rank) EXPECT_TRUE(outcome->told[rank].is_finished) << rank;
-}
-
-TEST(UcxShrink, IsRefused) {
-  NEEDS_UCX_IN_PROCESSES();
-  const Alarm alarm(60);
-  run_processes(2,
-                [](Communicator& comm) {
-                  const Error error = error_of([&] { (void)comm.shrink(); });
-                  if (error.kind() != ErrorKind::argument) throw error;
-                  attend(comm, nullptr);  // and has done no harm
-                },
-                {.timeout = 30s, .transport = ProcessTransport::ucx});
 }
 
 }  // namespace

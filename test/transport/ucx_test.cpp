@@ -29,8 +29,9 @@ using namespace ucx_ranks;
 using namespace std::chrono_literals;
 
 /// Ranks are threads, each with a UCX context and a control thread of its own.
-Harness over_ucx(const std::string& name, const WaitPolicy& policy, const char* transports) {
-  return {name, [policy, transports](int num_ranks, const std::function<void(Transport&)>& body) {
+/// `num_hosts`: played, by turns; ranks of one host share memory. 0: all go over UCX.
+Harness over_ucx(const std::string& name, const WaitPolicy& policy, const char* transports, int num_hosts = 0) {
+  return {name, [policy, transports, num_hosts](int num_ranks, const std::function<void(Transport&)>& body) {
             NEEDS_UCX();
             const Variable chosen("UCX_TLS", transports);
             std::vector<std::string> cards(static_cast<std::size_t>(num_ranks));
@@ -38,10 +39,10 @@ Harness over_ucx(const std::string& name, const WaitPolicy& policy, const char* 
             std::vector<std::thread> ranks;
             for (Rank rank = 0; rank < num_ranks; ++rank)
               ranks.emplace_back([&, rank] {
-                const ucx::Door door(rank, num_ranks, "");
+                const ucx::Door door(rank, num_ranks, num_hosts == 0 ? "" : "host" + std::to_string(rank % num_hosts));
                 cards[static_cast<std::size_t>(rank)] = door.card().text();
                 meeting.arrive_and_wait();
-                const UcxRank end = ucx_transport(rank, door, cards, policy, 30s);
+                const UcxRank end = ucx_transport(rank, door, cards, policy, 30s, num_hosts != 0);
                 body(*end.transport);
               });
             for (std::thread& rank : ranks) rank.join();
@@ -51,7 +52,9 @@ Harness over_ucx(const std::string& name, const WaitPolicy& policy, const char* 
 INSTANTIATE_TEST_SUITE_P(Ucx, TransportTest,
                          ::testing::Values(over_ucx("default", WaitPolicy{}, nullptr),
                                            over_ucx("blocking", WaitPolicy{.spins = 0, .yields = 0}, nullptr),
-                                           over_ucx("tcp", WaitPolicy{}, "tcp,self")),
+                                           over_ucx("tcp", WaitPolicy{}, "tcp,self"), over_ucx("one_host_shared", WaitPolicy{}, nullptr, 1),
+                                           over_ucx("two_hosts", WaitPolicy{}, "tcp,self", 2),
+                                           over_ucx("two_hosts_blocking", WaitPolicy{.spins = 0, .yields = 0}, "tcp,self", 2)),
                          [](const auto& instance) { return instance.param.name; });
 
 TEST(UcxProcesses, ResultsAreThoseOfThreadRanksBitByBit) {
@@ -335,7 +338,7 @@ TEST(UcxControlPlane, AStrangerAtTheDoorDoesNoHarm) {
           strangers.push_back(stranger);
         }
       }
-      const UcxRank end = ucx_transport(rank, door, cards, WaitPolicy{}, 30s);
+      const UcxRank end = ucx_transport(rank, door, cards, WaitPolicy{}, 30s, false);
       ++num_met;
       EXPECT_TRUE(wait_until(*end.transport, SteadyClock::now() + 30s, [&] { return num_met == 3; }));
     });

@@ -2,9 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -26,27 +29,56 @@ enum class NoteKind : std::uint32_t {
   farewell,     // they have all come
   ask,          // what do you do, and in which operation?
   status,
+  card,       // of the memory that ranks of one host share
+  statement,  // of the vote on who goes on
+  confirmed,  // that one, by its number, has been delivered to all
+  decided,    // who goes on; the last note of this group: what follows is of the next
 };
 
-/// Kind (4 bytes) | bytes (4) | text. A connection that ends, or says what no rank says, is closed and reported once.
+enum class Ending {
+  ended,        // the peer has closed the connection, or its system has when its process ended
+  unreachable,  // nobody answers: the peer may live
+  unreadable,   // this rank has closed it, as it cannot follow the peer any more
+};
+
+/// A connection to another rank, and what is still to be read from it and written to it.
+struct Line {
+  Descriptor connection;
+  std::string in, out;
+  bool is_of_before = false;  // until `decided`, what comes is of the group that this one was shrunk from
+  std::optional<Ending> ended{};
+};
+
+/// Kind (4 bytes) | bytes (4) | text.
+[[nodiscard]] std::string note_bytes(NoteKind kind, std::string_view text);
+
+/// A connection that ends, or says what no rank says, is closed and reported once.
 class ControlPlane {
  public:
   /// Called on the thread.
   struct Handlers {
     std::function<void(Rank, NoteKind, std::string_view)> on_note;
-    std::function<void(Rank)> on_end;
+    std::function<void(Rank, Ending)> on_end;
+    std::function<void(std::uint64_t)> on_delivered;
+    std::function<void()> on_readable;
   };
-  /// `connections` by rank; one that is not open is this rank's own.
-  explicit ControlPlane(std::vector<Descriptor> connections);
+  /// `lines` by rank; one that is not open is this rank's own.
+  explicit ControlPlane(std::vector<Line> lines);
   ~ControlPlane() { stop(std::chrono::milliseconds(0)); }
   ControlPlane(const ControlPlane&) = delete;
   ControlPlane& operator=(const ControlPlane&) = delete;
 
   /// Begins the thread. @throws Error(local) if there is none to be had
   void start(Handlers handlers);
-  /// Queues a note; any thread. Without memory for it the note is lost.
-  void post(Rank peer, NoteKind kind, std::string_view text) noexcept;
-  void post_to_all(NoteKind kind, std::string_view text) noexcept;
+  /// Queues a note; any thread. False without memory for it: then it is lost. After `decided` nothing more is said to that rank.
+  bool post(Rank peer, NoteKind kind, std::string_view text) noexcept;
+  bool post_to_all(NoteKind kind, std::string_view text) noexcept;
+  /// Calls on_delivered(number) once the systems of all others have all that was posted to them; the last call counts.
+  void tell_when_delivered(std::uint64_t number) noexcept;
+  /// Calls on_readable() once, as soon as `descriptor` can be read, for a thread that sleeps elsewhere.
+  void watch(int descriptor) noexcept;
+  /// Takes the lines to these ranks away, for the next group; the others stay. Waits for the thread, which must run.
+  [[nodiscard]] std::vector<Line> release(const std::vector<Rank>& ranks);
   /// Sends what is queued for at most `patience`, joins the thread and closes all connections.
   void stop(std::chrono::milliseconds patience) noexcept;
   /// In a forked child the thread does not exist.
@@ -56,19 +88,30 @@ class ControlPlane {
 
  private:
   struct Peer {
-    Descriptor connection;
-    std::string in, out;  // out: guarded by mutex_
+    Line line;                // line.out: guarded by mutex_
+    bool is_over = false;     // it has said `decided`: what follows is not read here
+    bool has_parted = false;  // this rank has said so; guarded by mutex_
+    int error = 0;            // the first of the connection
   };
   void serve();
+  bool send(Peer& peer);
+  void release_asked();
   void read(Rank rank);
-  void end(Rank rank);
+  [[nodiscard]] bool take_notes(Rank rank);
+  void end(Rank rank, Ending how);
 
   std::vector<Peer> peers_;
   Handlers handlers_;
   Event wake_;
-  std::mutex mutex_;
+  std::mutex mutex_;  // of all up to the next blank line
   bool stopping_ = false;
+  std::optional<std::uint64_t> undelivered_;
+  std::vector<Rank> asked_;
+  std::vector<Line> released_;
   SteadyClock::time_point stop_at_{};
+
+  std::condition_variable has_released_;
+  std::atomic<int> watched_{-1};
   std::thread thread_;
 };
 

@@ -197,6 +197,7 @@ Meeting Door::meet(const std::vector<std::string>& texts, std::chrono::nanosecon
   std::map<std::string, int> nodes;
   for (Rank peer = 0; peer < num_ranks; ++peer) {
     cards.push_back(Card::parse(peer, texts[static_cast<std::size_t>(peer)]));
+    if (cards.back().host == card_.host && cards.back().place == card_.place) meeting.neighbours.push_back(peer);
     meeting.node.push_back(nodes.emplace(cards.back().host, static_cast<int>(nodes.size())).first->second);
   }
 

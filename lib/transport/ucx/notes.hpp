@@ -4,8 +4,10 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "../bootstrap/wire.hpp"
+#include "election.hpp"
 #include "seqccl/error.hpp"
 #include "seqccl/transport.hpp"
 
@@ -81,6 +83,41 @@ inline std::string read_status(std::string_view note, RankStatus& status) {
   status.compute_step.store(compute_step);
   status.waiting_for.store(waiting_for);
   return reader.rest();
+}
+
+inline std::string members_note(const std::vector<Rank>& members) {
+  std::string note;
+  bootstrap::append_number(note, members.size(), 4);
+  for (const Rank member : members) bootstrap::append_number(note, static_cast<std::uint32_t>(member), 4);
+  return note;
+}
+/// @throws std::out_of_range also where a rank is named that is none
+inline std::vector<Rank> read_members(NoteReader& reader, int num_ranks) {
+  std::vector<Rank> members;
+  for (std::uint64_t left = reader.number(4); left > 0; --left) {
+    members.push_back(static_cast<Rank>(reader.number(4)));
+    if (members.back() < 0 || members.back() >= num_ranks) throw std::out_of_range("member");
+  }
+  return members;
+}
+
+inline std::string statement_note(const Statement& statement) {
+  std::string note;
+  bootstrap::append_number(note, statement.number, 8);
+  bootstrap::append_number(note, statement.has_come ? 1 : 0, 1);
+  bootstrap::append_number(note, statement.promised, 8);
+  bootstrap::append_number(note, statement.accepted, 8);
+  return note + members_note(statement.members);
+}
+inline Statement read_statement(std::string_view note, int num_ranks) {
+  NoteReader reader(note);
+  Statement statement;
+  statement.number = reader.number(8);
+  statement.has_come = reader.number(1) != 0;
+  statement.promised = reader.number(8);
+  statement.accepted = reader.number(8);
+  statement.members = read_members(reader, num_ranks);
+  return statement;
 }
 
 }  // namespace ucx

@@ -7,23 +7,15 @@
 #if SEQCCL_HAS_UCX
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <condition_variable>
-#include <cstring>
-#include <mutex>
-#include <new>
 #include <thread>
 
-#include "../mismatch.hpp"
+#include "../bootstrap/socket.hpp"
 #include "../relax.hpp"
-#include "control_plane.hpp"
-#include "data_plane.hpp"
-#include "meet.hpp"
+#include "../vote.hpp"
 #include "notes.hpp"
-#include "seqccl/log.hpp"
+#include "state.hpp"
 
 SEQCCL_BEGIN
 namespace ucx {
@@ -32,134 +24,61 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto longest_sleep = 20ms;
-constexpr auto farewell_patience = 800ms, closing_patience = 200ms;
-constexpr auto answer_patience = 500ms;  // for a peer's description, on a mismatch
 constexpr auto broken_patience = 200ms;  // a death has clearer words than UCX, and comes about as soon
-
-/// Of everything that both ends of a message must agree on.
-std::uint64_t layout_word() noexcept {
-  std::uint64_t word = 0xcbf29ce484222325u;
-  for (const std::size_t value : {sizeof(Header), eager_bytes, static_cast<std::size_t>(num_slots), static_cast<std::size_t>(num_lanes)})
-    word = (word ^ value) * 0x100000001b3u;
-  return word;
-}
-
-/// The arena: UCX reads and writes any memory.
-class Arena {
- public:
-  std::byte* at_least(std::size_t num_bytes) {
-    if (num_bytes > num_bytes_) {
-      data_.reset();
-      num_bytes_ = 0;
-      data_.reset(static_cast<std::byte*>(::operator new(num_bytes, alignment)));
-      num_bytes_ = num_bytes;
-    }
-    return data_.get();
-  }
-  [[nodiscard]] bool contains(const std::byte* data, std::size_t num_bytes) const noexcept {
-    const auto begin = reinterpret_cast<std::uintptr_t>(data_.get()), at = reinterpret_cast<std::uintptr_t>(data);
-    return at >= begin && at - begin <= num_bytes_ && num_bytes <= num_bytes_ - (at - begin);
-  }
-  void leak() { keep_for_good(data_.release()); }
-
- private:
-  static constexpr std::align_val_t alignment{4096};
-  struct Free {
-    void operator()(std::byte* memory) const noexcept { ::operator delete(memory, alignment); }
-  };
-  std::unique_ptr<std::byte, Free> data_;
-  std::size_t num_bytes_ = 0;
-};
-
-/// Everything of the rank; a forked child drops it without touching it.
-struct State {
-  State(Rank own_rank, Meeting meeting, const WaitPolicy& wait)
-      : rank(own_rank),
-        num_ranks(static_cast<int>(meeting.connections.size())),
-        policy(wait),
-        statuses(meeting.connections.size()),
-        status_ns(meeting.connections.size()),
-        descriptions(meeting.connections.size()),
-        addresses(meeting.connections.size()),
-        num_answers(meeting.connections.size()),
-        is_connected(meeting.connections.size()),
-        has_said_farewell(meeting.connections.size()),
-        has_ended(meeting.connections.size()),
-        data(own_rank, num_ranks),
-        control(std::move(meeting.connections)) {}
-
-  Rank rank;
-  int num_ranks;
-  WaitPolicy policy;
-  Arena arena;
-  Bell bell;
-  std::vector<RankStatus> statuses;
-  std::vector<std::atomic<std::int64_t>> status_ns;  // SteadyClock time at which a peer's status came; 0: none has
-
-  std::mutex mutex;  // of all up to the next blank line
-  std::condition_variable changed;
-  std::vector<std::string> descriptions, addresses;
-  std::vector<int> num_answers;
-  std::vector<bool> is_connected, has_said_farewell, has_ended;
-  std::optional<Error> failure;
-
-  std::atomic<bool> has_failed{false};
-  std::atomic<bool> is_ready{false};         // the data plane is connected
-  std::atomic<std::int64_t> last_ask_ns{0};  // for statuses
-  DataPlane data;
-  ControlPlane control;  // its thread ends before what it uses
-};
 
 class UcxTransport final : public Transport {
  public:
-  UcxTransport(Rank rank, Meeting meeting, const WaitPolicy& policy, std::chrono::nanoseconds timeout)
-      : state_(std::make_unique<State>(rank, std::move(meeting), policy)) {
+  explicit UcxTransport(std::unique_ptr<State> state) : state_(std::move(state)) {
     State& s = *state_;
-    s.control.start({[this](Rank peer, NoteKind kind, std::string_view text) { take_note(peer, kind, text); },
-                     [this](Rank peer) { connection_ended(peer); }});
-    try {
-      connect_data_plane(timeout);
-    } catch (const std::exception& error) {
-      const auto* known = dynamic_cast<const Error*>(&error);
-      abort(known != nullptr ? *known : Error(ErrorKind::local, fmt::format("ucx: rank {}: {}", rank, error.what()), {rank}));
-      leave();
-      throw;
-    }
-    s.is_ready = true;
+    s.control.start({[&s](Rank peer, NoteKind kind, std::string_view text) { take_note(s, peer, kind, text); },
+                     [&s](Rank peer, Ending how) { connection_ended(s, peer, how); },
+                     [&s](std::uint64_t statement) { delivered(s, statement); }, [&s] { s.ring(); }});
   }
 
   ~UcxTransport() override {
-    if (::getpid() != process_) {  // a copy in a forked child: the rank lives on in its own process
+    if (::getpid() != state_->process) {  // a copy in a forked child: the rank lives on in its own process
       state_->control.forget_thread();
       (void)state_.release();
       return;
     }
-    leave();
+    leave(*state_);
   }
 
   Rank rank() const noexcept override { return state_->rank; }
   int num_ranks() const noexcept override { return state_->num_ranks; }
-  const char* name() const noexcept override { return "ucx"; }
-  std::byte* arena(std::size_t num_bytes) override { return state_->arena.at_least(num_bytes); }
+  const char* name() const noexcept override { return state_->sharing.size() > 1 ? "ucx+shm" : "ucx"; }
+  std::byte* arena(std::size_t num_bytes) override {
+    return near() != nullptr ? near()->channels().arena(num_bytes) : state_->arena.at_least(num_bytes);
+  }
+  Buffer allocate(std::size_t num_bytes) override {
+    return near() != nullptr ? near()->channels().allocate(num_bytes) : Transport::allocate(num_bytes);
+  }
+  bool is_receivable(const std::byte* data, std::size_t num_bytes) const noexcept override {
+    return near() != nullptr && near()->channels().is_receivable(data, num_bytes);
+  }
 
   std::size_t eager_bytes() const noexcept override { return ucx::eager_bytes; }
 
   std::uint64_t arm(const Message& receive) override {
-    if (receive.num_bytes > ucx::eager_bytes && !state_->arena.contains(receive.data, receive.num_bytes))
+    if (receive.num_bytes > ucx::eager_bytes && !may_receive(receive.data, receive.num_bytes))
       throw Error(ErrorKind::internal,
                   fmt::format("ucx: rank {}: a receive of {} bytes is armed outside the arena", state_->rank, receive.num_bytes));
-    return state_->data.arm(receive);
+    return is_near(receive.peer) ? near()->channels().arm(near()->seated(receive)) : state_->data.arm(receive);
   }
   bool try_send(const Message& send) override {
-    if (state_->has_failed.load(std::memory_order_acquire)) throw_failure();
+    if (state_->has_failed.load(std::memory_order_acquire)) state_->throw_failure();
+    if (is_near(send.peer))
+      return !state_->statuses[static_cast<std::size_t>(send.peer)].left && near()->channels().try_send(near()->seated(send));
     const bool sent = state_->data.try_send(send);
     if (!sent && state_->data.has_trouble()) raise_trouble();
     return sent;
   }
-  bool arrived(Rank peer, Lane lane, std::uint64_t ticket) override { return state_->data.has_come(peer, lane, ticket); }
+  bool arrived(Rank peer, Lane lane, std::uint64_t ticket) override {
+    return is_near(peer) ? near()->channels().arrived(near()->seat(peer), lane, ticket) : state_->data.has_come(peer, lane, ticket);
+  }
 
   void check() override {
-    if (state_->has_failed.load(std::memory_order_acquire)) throw_failure();
+    if (state_->has_failed.load(std::memory_order_acquire)) state_->throw_failure();
     if (state_->data.has_trouble()) raise_trouble();
   }
 
@@ -168,6 +87,7 @@ class UcxTransport final : public Transport {
     struct Sleep {
       const UcxTransport* announced_at = nullptr;
       std::uint64_t seen = 0;
+      std::uint32_t seen_near = 0;
       SteadyClock::time_point since{};
       bool has_slept = false;
     };
@@ -176,7 +96,7 @@ class UcxTransport final : public Transport {
     State& s = *state_;
     if (s.data.progress()) {
       sleep.has_slept = false;
-      s.bell.ring();  // what came may be for another thread, asleep or about to be
+      s.ring();  // what came may be for another thread, asleep or about to be
       return;
     }
     if (attempt < s.policy.spins) return spin(attempt);
@@ -185,27 +105,22 @@ class UcxTransport final : public Transport {
       // Noted first, then polled once more, then asleep: who rings meanwhile is seen.
       sleep.announced_at = this;
       sleep.seen = s.bell.count();
+      if (near() != nullptr) sleep.seen_near = near()->channels().announce_sleep();
       if (!std::exchange(sleep.has_slept, true)) sleep.since = SteadyClock::now();
       return;
     }
     sleep.announced_at = nullptr;
     const auto left = std::min<std::chrono::nanoseconds>(deadline - SteadyClock::now(), longest_sleep);
     if (left <= 0ns) return;
-    const int milliseconds = static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(left).count());
-    const bool silent = s.bell.sleep(sleep.seen, s.data.event(), milliseconds, [&] { return s.data.may_sleep(); });
-    if (silent) ask_for_statuses(SteadyClock::now() - sleep.since);
+    if (near() != nullptr ? sleep_near(sleep.seen, sleep.seen_near, left) : sleep_far(sleep.seen, left))
+      ask_for_statuses(SteadyClock::now() - sleep.since);
   }
 
   int inline_spins() const noexcept override { return state_->policy.inline_spins; }
-  void wake() noexcept override { state_->bell.ring(); }
+  void wake() noexcept override { state_->ring(); }
 
-  void abort(const Error& error) noexcept override {
-    if (::getpid() != process_ || !fail(error)) return;
-    try {
-      state_->control.post_to_all(NoteKind::failure, failure_note(error));
-    } catch (const std::bad_alloc&) {  // the others see this rank leave
-    }
-  }
+  void abort(const Error& error) noexcept override { state_->abort(error); }
+  ShrunkTransport shrink(std::chrono::nanoseconds timeout) override;
 
   RankStatus& status(Rank rank) noexcept override { return state_->statuses[static_cast<std::size_t>(rank)]; }
   SteadyClock::time_point status_time(Rank rank) const noexcept override {
@@ -218,193 +133,38 @@ class UcxTransport final : public Transport {
     const std::lock_guard lock(state_->mutex);
     state_->descriptions[static_cast<std::size_t>(state_->rank)] = text;
   }
-  std::vector<std::uint64_t> received_bytes() const override { return state_->data.received_bytes(); }
-  std::vector<std::uint64_t> received_messages() const override { return state_->data.received_messages(); }
+  std::vector<std::uint64_t> received_bytes() const override {
+    return with_neighbours(state_->data.received_bytes(), &shm::Channels::received_bytes);
+  }
+  std::vector<std::uint64_t> received_messages() const override {
+    return with_neighbours(state_->data.received_messages(), &shm::Channels::received_messages);
+  }
 
  private:
-  // --- Notes of the others, on the control thread. ---
-
-  void take_note(Rank peer, NoteKind kind, std::string_view text) {
-    State& s = *state_;
-    const auto at = static_cast<std::size_t>(peer);
-    switch (kind) {
-      case NoteKind::address: {
-        NoteReader reader(text);
-        if (reader.number(8) != layout_word()) {
-          abort(Error(ErrorKind::mismatched, fmt::format("ucx: ranks {} and {} run different builds of seqccl", s.rank, peer),
-                      {s.rank, peer}));
-          break;
-        }
-        const std::lock_guard lock(s.mutex);
-        s.addresses[at] = reader.rest();
-        break;
-      }
-      case NoteKind::connected: {
-        const std::lock_guard lock(s.mutex);
-        s.is_connected[at] = true;
-        break;
-      }
-      case NoteKind::failure:
-        fail(read_failure(text));
-        break;
-      case NoteKind::leaving: {
-        // Left is what a rank is when all has come that it sent, and what this rank was about to hand over to it is known to have come: a
-        // wait for it then ends in vain, and not before.
-        const std::uint64_t num_sent = NoteReader(text).number(8);
-        const auto deadline = SteadyClock::now() + farewell_patience;
-        while (s.is_ready && !s.has_failed && (s.data.num_come(peer) < num_sent || s.data.is_sending_to(peer)) &&
-               SteadyClock::now() < deadline)
-          if (!s.data.progress()) std::this_thread::sleep_for(20us);
-        s.data.forget(peer);
-        s.statuses[at].left.store(true);
-        s.control.post(peer, NoteKind::farewell, {});
-        break;
-      }
-      case NoteKind::farewell: {
-        const std::lock_guard lock(s.mutex);
-        s.has_said_farewell[at] = true;
-        break;
-      }
-      case NoteKind::ask: {
-        // Who asks waits, perhaps for the end of a message that UCX still holds because this rank is busy outside the library.
-        for (int i = 0; i < 1000 && s.is_ready && !s.has_failed && s.data.progress(); ++i) continue;
-        std::string own;
-        {
-          const std::lock_guard lock(s.mutex);
-          own = s.descriptions[static_cast<std::size_t>(s.rank)];
-        }
-        s.control.post(peer, NoteKind::status, status_note(s.statuses[static_cast<std::size_t>(s.rank)], own));
-        break;
-      }
-      case NoteKind::status: {
-        std::string description = read_status(text, s.statuses[at]);
-        s.status_ns[at].store(SteadyClock::now().time_since_epoch().count());
-        const std::lock_guard lock(s.mutex);
-        s.descriptions[at] = std::move(description);
-        ++s.num_answers[at];
-        break;
-      }
-    }
-    s.changed.notify_all();
-    s.bell.ring();
+  [[nodiscard]] const Neighbours* near() const noexcept { return state_->neighbours.get(); }
+  [[nodiscard]] bool is_near(Rank peer) const noexcept { return near() != nullptr && near()->seat(peer) >= 0; }
+  [[nodiscard]] bool may_receive(const std::byte* data, std::size_t num_bytes) const noexcept {
+    return near() != nullptr ? near()->channels().offset_of(data, num_bytes) >= 0 : state_->arena.contains(data, num_bytes);
+  }
+  [[nodiscard]] std::vector<std::uint64_t> with_neighbours(std::vector<std::uint64_t> counts,
+                                                           std::uint64_t (shm::Channels::*count)(Rank) const noexcept) const {
+    for (Rank peer = 0; peer < num_ranks(); ++peer)
+      if (is_near(peer)) counts[static_cast<std::size_t>(peer)] += (near()->channels().*count)(near()->seat(peer));
+    return counts;
   }
 
-  void connection_ended(Rank peer) {
+  // True if nobody rang all the time.
+  bool sleep_far(std::uint64_t seen, std::chrono::nanoseconds longest) {
     State& s = *state_;
-    const auto at = static_cast<std::size_t>(peer);
-    {
-      const std::lock_guard lock(s.mutex);
-      s.has_ended[at] = true;
-    }
-    s.data.forget(peer);
-    if (!s.statuses[at].left.load()) {
-      // It can no longer say where it was: what it last said is told, if it was asked at all, and where this rank is.
-      const MismatchSide theirs = side(peer, 0);
-      const auto text = fmt::format(
-          "rank {0} of {1}: the process of rank {2} has ended without leaving its communicator, or its host cannot be reached any more; "
-          "rank {0} was in {3}{4}",
-          s.rank, s.num_ranks, peer, where(side(s.rank, 0)),
-          theirs.operation == 0 ? "" : fmt::format(", rank {} was last heard of in {}", peer, where(theirs)));
-      abort(Error(ErrorKind::dead, text, {peer}));
-    }
-    s.changed.notify_all();
-    s.bell.ring();
+    const int milliseconds = static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(longest).count());
+    return s.bell.sleep(seen, s.data.event(), milliseconds, [&] { return s.data.may_sleep(); });
   }
-
-  // --- Beginning and leaving. ---
-
-  /// To the worker of every rank; nobody goes on before all have got here.
-  void connect_data_plane(std::chrono::nanoseconds timeout) {
+  /// Neighbours wake who sleeps on a word of memory; so the control thread looks after UCX meanwhile, and rings.
+  bool sleep_near(std::uint64_t seen, std::uint32_t seen_near, std::chrono::nanoseconds longest) {
     State& s = *state_;
-    const auto deadline = SteadyClock::now() + timeout;
-    const std::string own = s.data.address();
-    std::string note;
-    bootstrap::append_number(note, layout_word(), 8);
-    s.control.post_to_all(NoteKind::address, note + own);
-    {
-      const std::lock_guard lock(s.mutex);
-      s.addresses[static_cast<std::size_t>(s.rank)] = own;
-    }
-    await_all(deadline, "have connected, but do not say their UCX address", [&](std::size_t peer) { return !s.addresses[peer].empty(); });
-    s.data.connect(s.addresses);  // nobody changes them any more
-    s.control.post_to_all(NoteKind::connected, {});
-    await_all(deadline, "have not connected over UCX in time",
-              [&](std::size_t peer) { return s.is_connected[peer] || peer == static_cast<std::size_t>(s.rank); });
-  }
-
-  template <class IsHere>
-  void await_all(SteadyClock::time_point deadline, const char* what, IsHere&& is_here) {
-    State& s = *state_;
-    std::vector<Rank> missing;
-    std::unique_lock lock(s.mutex);
-    const auto all_here = [&] {
-      missing.clear();
-      for (Rank peer = 0; peer < s.num_ranks; ++peer)
-        if (!is_here(static_cast<std::size_t>(peer))) missing.push_back(peer);
-      return missing.empty() || s.failure.has_value();
-    };
-    const bool in_time = s.changed.wait_until(lock, deadline, all_here);
-    if (s.failure) throw Error(*s.failure);
-    if (in_time) return;
-    const auto text = fmt::format("ucx: rank {}: ranks {} {}", s.rank, fmt::join(missing, ", "), what);
-    throw Error(ErrorKind::stalled, text, std::move(missing));
-  }
-
-  /// Waits until what this rank has sent has come, as it goes with its process; for a short time only.
-  void leave() noexcept {
-    State& s = *state_;
-    for (Rank peer = 0; peer < s.num_ranks; ++peer) {
-      std::string note;
-      bootstrap::append_number(note, s.has_failed ? 0 : s.data.num_sent(peer), 8);
-      s.control.post(peer, NoteKind::leaving, note);
-    }
-    const auto deadline = SteadyClock::now() + farewell_patience;
-    const auto all_done = [&] {
-      const std::lock_guard lock(s.mutex);
-      for (Rank peer = 0; peer < s.num_ranks; ++peer) {
-        const auto at = static_cast<std::size_t>(peer);
-        if (peer != s.rank && !s.has_said_farewell[at] && !s.has_ended[at]) return false;
-      }
-      return true;
-    };
-    while (s.is_ready && !s.has_failed && !all_done() && SteadyClock::now() < deadline) {
-      const std::uint64_t seen = s.bell.count();
-      if (s.data.progress() || all_done()) continue;
-      (void)s.bell.sleep(seen, s.data.event(), 5, [&] { return s.data.may_sleep(); });
-    }
-    s.control.stop(closing_patience);
-    s.data.shut();
-    if (s.data.is_busy()) {
-      s.arena.leak();
-      log_line(
-          fmt::format("ucx: rank {} left while messages were under way: its arena and UCX worker are kept until the process ends", s.rank));
-    }
-  }
-
-  // --- Failing. ---
-
-  /// True if this was the first cause.
-  bool fail(const Error& error) noexcept {
-    State& s = *state_;
-    {
-      const std::lock_guard lock(s.mutex);
-      if (s.failure) return false;
-      try {
-        s.failure.emplace(error);
-      } catch (const std::bad_alloc&) {
-        return false;
-      }
-    }
-    s.has_failed.store(true, std::memory_order_release);
-    s.changed.notify_all();
-    s.bell.ring();
-    return true;
-  }
-
-  [[noreturn]] void throw_failure() {
-    state_->data.shut();  // from here on UCX does not touch what the caller may free
-    const std::lock_guard lock(state_->mutex);
-    throw Error(*state_->failure);
+    if (!s.data.may_sleep() || s.bell.count() != seen) return false;
+    s.control.watch(s.data.event());
+    return !near()->channels().sleep(seen_near, longest);
   }
 
   void raise_trouble() {
@@ -417,23 +177,12 @@ class UcxTransport final : public Transport {
                   fmt::format("rank {} of {}: UCX cannot reach rank {}: {}", s.rank, s.num_ranks, trouble->peer, trouble->broken),
                   {trouble->peer}));
     } else {
-      const auto at = static_cast<std::size_t>(trouble->peer);
-      std::unique_lock lock(s.mutex);
-      const int before = s.num_answers[at];
-      s.control.post(trouble->peer, NoteKind::ask, {});
-      (void)s.changed.wait_for(lock, answer_patience, [&] { return s.num_answers[at] > before || s.failure || s.has_ended[at]; });
-      lock.unlock();
-      const MismatchSide mine = side(s.rank, trouble->is_sender ? trouble->sent_bytes : trouble->expected_bytes),
-                         theirs = side(trouble->peer, trouble->is_sender ? trouble->expected_bytes : trouble->sent_bytes);
-      abort(mismatch_error(s.rank, s.num_ranks, trouble->is_sender ? mine : theirs, trouble->is_sender ? theirs : mine));
+      s.fail_for({.sender = trouble->is_sender ? s.rank : trouble->peer,
+                  .receiver = trouble->is_sender ? trouble->peer : s.rank,
+                  .sent_bytes = trouble->sent_bytes,
+                  .expected_bytes = trouble->expected_bytes});
     }
-    throw_failure();
-  }
-
-  [[nodiscard]] MismatchSide side(Rank rank, std::uint64_t num_bytes) {
-    const std::lock_guard lock(state_->mutex);
-    const auto at = static_cast<std::size_t>(rank);
-    return {rank, num_bytes, state_->statuses[at].operation.load(), state_->statuses[at].step.load(), state_->descriptions[at]};
+    state_->throw_failure();
   }
 
   /// The longer the wait, the rarer: often enough for a verdict after any timeout.
@@ -447,18 +196,70 @@ class UcxTransport final : public Transport {
   }
 
   std::unique_ptr<State> state_;
-  pid_t process_ = ::getpid();
 };
+
+/// @throws what join throws, after the others know it
+void join_or_fail(State& s, SteadyClock::time_point deadline) {
+  try {
+    join(s, deadline);
+  } catch (const std::exception& error) {
+    const auto* known = dynamic_cast<const Error*>(&error);
+    s.abort(known != nullptr ? *known : Error(ErrorKind::local, fmt::format("ucx: rank {}: {}", s.rank, error.what()), {s.rank}));
+    throw;
+  }
+}
+
+/// A rank that cannot go on after the vote says so to those who count on it.
+void part(std::vector<Line>& lines, const Error& error) {
+  for (Line& line : lines) {
+    if (!line.connection.is_open()) continue;
+    line.out += note_bytes(NoteKind::failure, failure_note(error));
+    (void)bootstrap::send_now(line.connection, line.out);
+  }
+}
+
+ShrunkTransport UcxTransport::shrink(std::chrono::nanoseconds timeout) {
+  State& before = *state_;
+  if (::getpid() != before.process)
+    throw Error(ErrorKind::argument, fmt::format("Communicator::shrink: this process is a copy of rank {}'s, and no rank", before.rank));
+  abort(shrinks(before.rank, before.num_ranks));
+  before.data.shut();
+  Survivors survivors = ucx::shrink(before, timeout);
+  std::unique_ptr<UcxTransport> next;
+  try {
+    next = std::make_unique<UcxTransport>(std::make_unique<State>(survivors.rank, survivors.lines, survivors.sharing, before.policy));
+  } catch (const std::exception& why) {
+    const Error error(ErrorKind::local,
+                      fmt::format("Communicator::shrink: rank {} of {} cannot go on: {}", before.rank, before.num_ranks, why.what()),
+                      {survivors.rank});
+    part(survivors.lines, error);
+    throw Error(ErrorKind::local, error.what(), {before.rank});
+  }
+  try {
+    join_or_fail(*next->state_, survivors.deadline);
+  } catch (const std::exception&) {
+    // Who has ended or stopped since the vote belongs to the new group: its first operation says so, and it shrinks again.
+    const std::lock_guard lock(next->state_->mutex);
+    const Error& cause = *next->state_->failure;
+    if (cause.kind() == ErrorKind::local && cause.culprits() == std::vector<Rank>{survivors.rank}) throw;
+  }
+  return {std::move(next), std::move(survivors.former_ranks)};
+}
 
 }  // namespace
 }  // namespace ucx
 
 UcxRank ucx_transport(Rank rank, const ucx::Door& door, const std::vector<std::string>& texts, const WaitPolicy& policy,
-                      std::chrono::nanoseconds timeout) {
+                      std::chrono::nanoseconds timeout, bool shares_memory) {
   (void)ucx::library();  // before the others meet this rank
   ucx::Meeting meeting = door.meet(texts, timeout);
-  std::vector<int> node = meeting.node;
-  return {std::make_unique<ucx::UcxTransport>(rank, std::move(meeting), policy, timeout), std::move(node)};
+  std::vector<ucx::Line> lines(meeting.connections.size());
+  for (std::size_t peer = 0; peer < lines.size(); ++peer) lines[peer].connection = std::move(meeting.connections[peer]);
+  auto state = std::make_unique<ucx::State>(rank, lines, shares_memory ? std::move(meeting.neighbours) : std::vector<Rank>{}, policy);
+  ucx::State& shared = *state;
+  auto transport = std::make_unique<ucx::UcxTransport>(std::move(state));
+  ucx::join_or_fail(shared, SteadyClock::now() + timeout);
+  return {std::move(transport), std::move(meeting.node)};
 }
 
 SEQCCL_END
@@ -469,7 +270,7 @@ SEQCCL_END
 
 SEQCCL_BEGIN
 
-UcxRank ucx_transport(Rank, const ucx::Door&, const std::vector<std::string>&, const WaitPolicy&, std::chrono::nanoseconds) {
+UcxRank ucx_transport(Rank, const ucx::Door&, const std::vector<std::string>&, const WaitPolicy&, std::chrono::nanoseconds, bool) {
   throw Error(ErrorKind::argument, "ucx: " + ucx::find_library().text);
 }
 

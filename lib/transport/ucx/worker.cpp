@@ -5,12 +5,18 @@
 #if SEQCCL_HAS_UCX
 
 #include <fmt/format.h>
+#include <sys/eventfd.h>
 
+#include <array>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <sstream>
+
+#include "../descriptor.hpp"
 
 SEQCCL_BEGIN
 namespace ucx {
@@ -22,10 +28,27 @@ std::mutex& opening() {
   return mutex;
 }
 
+/// UCX 1.13 ends the process if it gets no descriptor in the middle of opening. One takes 10 here (2026-11-24); where
+/// there are more devices, more.
+void require_descriptors(Rank rank) {
+  constexpr std::size_t num_spare = 32;
+  std::array<Descriptor, num_spare> spare;
+  for (Descriptor& one : spare) {
+    one = Descriptor(::eventfd(0, EFD_CLOEXEC));
+    if (!one.is_open())
+      throw Error(ErrorKind::local,
+                  fmt::format("ucx: rank {}: the system gives fewer than {} new descriptors ({}), want that many for UCX; raise the limit "
+                              "(ulimit -n)",
+                              rank, num_spare, std::strerror(errno)),
+                  {rank});
+  }
+}
+
 }  // namespace
 
 Worker::Worker(Rank rank) : rank_(rank), ucp_(library()) {
   const std::lock_guard lock(opening());
+  require_descriptors(rank);
   const KeepSignalActions keep;
   try {
     ucp_config_t* config = nullptr;
@@ -82,12 +105,15 @@ std::string Worker::address() const {
 }
 
 void Worker::connect(const std::vector<std::string>& addresses) {
-  for (const std::string& address : addresses) {
+  for (std::size_t peer = 0; peer < addresses.size(); ++peer) {
     ucp_ep_params_t params{};
     params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS;
-    params.address = reinterpret_cast<const ucp_address_t*>(address.data());
+    params.address = reinterpret_cast<const ucp_address_t*>(addresses[peer].data());
     ucp_ep_h endpoint = nullptr;
-    require(ucp_.ep_create(worker_, &params, &endpoint), "ucp_ep_create");
+    if (const ucs_status_t status = ucp_.ep_create(worker_, &params, &endpoint); status != UCS_OK)
+      throw Error(ErrorKind::dead,
+                  fmt::format("ucx: rank {} cannot connect to rank {}: ucp_ep_create: {}", rank_, peer, ucp_.status_string(status)),
+                  {static_cast<Rank>(peer)});
     endpoints_.push_back(endpoint);
   }
 }

@@ -25,6 +25,7 @@ class Worker {
   Worker& operator=(const Worker&) = delete;
 
   [[nodiscard]] std::string address() const;
+  /// @throws Error(dead) that names the rank that UCX does not find
   void connect(const std::vector<std::string>& addresses);
   /// Transports of the lanes to `peer`, "tcp" or "rc_mlx5", each once; empty if UCX does not say.
   [[nodiscard]] std::set<std::string> transports(Rank peer) const;
