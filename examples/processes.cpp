@@ -6,8 +6,7 @@
 //
 // What happens when rank 2 stops in the midst of it, who notices, and what they leave for `seqccl doctor records`:
 //
-//     SEQCCL_FLIGHT_RECORD=records SEQCCL_TIMEOUT=2 SEQCCL_FAULT=rank=2,op=ring,step=3,kind=stop
-//         seqccl launch --ranks 4 -- example_processes
+// SEQCCL_FLIGHT_RECORD=records SEQCCL_TIMEOUT=2 SEQCCL_FAULT=rank=2,op=ring,step=3,kind=stop seqccl launch --ranks 4 -- example_processes
 #include <seqccl/log.hpp>
 #include <seqccl/seqccl.hpp>
 
@@ -57,7 +56,7 @@ int main() {
       return attend(comm);
     }
     seqccl::run_processes(4, [](seqccl::Communicator& comm) {
-      if (attend(comm) != 0) comm.abort("out is wrong");
+      if (attend(comm) != 0) throw seqccl::Error(seqccl::ErrorKind::local, "out is wrong", {comm.rank()});
     });
     return 0;
   } catch (const seqccl::Error& error) {

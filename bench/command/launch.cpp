@@ -114,8 +114,10 @@ class Launch final : public Subcommand {
     const auto milliseconds = [](double seconds) { return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1e3)); };
     Supervision supervision{.grace = milliseconds(grace_s_), .kill_after = milliseconds(kill_after_s_)};
     if (timeout_s_ > 0) supervision.timeout = milliseconds(timeout_s_);
+    const auto begin = std::chrono::steady_clock::now();
     const int code = supervise(ranks, supervision, console.out, console.err);
-    if (code != exit_right) console.err << hint(code == exit_communication_failed && timeout_s_ > 0);
+    const bool is_late = supervision.timeout && std::chrono::steady_clock::now() - begin >= *supervision.timeout;
+    if (code != exit_right) console.err << hint(code == exit_communication_failed && is_late);
     return code;
   }
 

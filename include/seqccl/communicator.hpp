@@ -23,7 +23,8 @@ SEQCCL_BEGIN
 enum class ProcessTransport {
   automatic,  ///< shm if all are on one host, else ucx between hosts and shared memory on each
   shm,        ///< memory that the ranks share: one host
-  ucx,        ///< UCX between all, loaded at run time (SEQCCL_UCX_LIBRARY names another file than libucp.so.0), and TCP between all ranks for failures
+  ucx,  ///< UCX between all, loaded at run time (SEQCCL_UCX_LIBRARY names another file than libucp.so.0), and TCP between all ranks for
+        ///< failures
 };
 [[nodiscard]] constexpr const char* name(ProcessTransport transport) noexcept {
   constexpr const char* names[] = {"automatic", "shm", "ucx"};
@@ -75,7 +76,8 @@ class Communicator {
  public:
   /// Ranks are the processes that a launcher has started (bootstrap.hpp: launch_from_env); they meet at rank 0's TCP store. If they are on
   /// several hosts, topology() says which share one. SEQCCL_TRANSPORT (shm, ucx) decides where options.transport is automatic;
-  /// SEQCCL_TIMEOUT (seconds) replaces options.timeout.
+  /// SEQCCL_TIMEOUT (seconds) replaces options.timeout, here, in all that follow and in run_ranks: who starts a program knows best how
+  /// long a rank may be silent there.
   /// @throws Error(argument) without a launcher, or if the transport cannot be had; Error(stalled) that names the ranks that have not come
   /// within bootstrap_timeout
   [[nodiscard]] static Communicator from_env(const ProcessRanks& options = {});
@@ -141,9 +143,9 @@ class Communicator {
   /// communicator stays failed and may be destroyed; memory from its allocate() is ordinary memory to the new one. If it has not
   /// failed, this ends it on all ranks.
   ///
-  /// @throws Error(stalled) if the others have gone on without this rank, which has come too late; over ucx also if as many as half of those
-  /// whose process has not ended do not answer (lib/transport/ucx/notes.md). Error(argument) if it was called before, or started operations
-  /// go on; Error(local) if this rank lacks memory or descriptors: to the others it has left
+  /// @throws Error(stalled) if the others have gone on without this rank, which has come too late; over ucx also if as many as half of
+  /// those whose process has not ended do not answer (lib/transport/ucx/notes.md). Error(argument) if it was called before, or started
+  /// operations go on; Error(local) if this rank lacks memory or descriptors: to the others it has left
   [[nodiscard]] Communicator shrink(const ShrinkOptions& options = {});
   /// By rank: which it was in the communicator that this one was shrunk from, ascending. Empty if it was not.
   [[nodiscard]] const std::vector<Rank>& former_ranks() const noexcept;

@@ -78,6 +78,18 @@ Error left_error(const HostRun& run, const Wait& wait) {
           {wait.peer}};
 }
 
+namespace {
+
+/// Asks the rank for a word of now. True while its time to answer is not over.
+bool may_still_answer(const HostRun& run, Wait& wait, Rank rank, SteadyClock::time_point now) {
+  auto first = std::find_if(wait.asked.begin(), wait.asked.end(), [&](const auto& asked) { return asked.first == rank; });
+  if (first == wait.asked.end()) first = wait.asked.insert(first, {rank, now});
+  run.transport.ask_for_status(rank);
+  return now - first->second < look_about_patience;
+}
+
+}  // namespace
+
 std::optional<Error> diagnose(const HostRun& run, Wait& wait, SteadyClock::time_point& look_again) {
   const auto verdict = [&](ErrorKind kind, std::vector<Rank> culprits, const std::string& what) {
     return Error(kind, fmt::format("{}: {}", waiting_text(run, wait), what), std::move(culprits));
@@ -104,25 +116,30 @@ std::optional<Error> diagnose(const HostRun& run, Wait& wait, SteadyClock::time_
     const RankStatus& status = run.transport.status(rank);
     if (status.left.load()) return verdict(ErrorKind::dead, {rank}, fmt::format("rank {} left its communicator", rank));
 
-    // The time last: a rank writes it before it changes anything else, so a state that is new here has a new time.
+    // When it said this, first: an answer that comes while the rest is read must not make an old state a new one. Its progress last: a
+    // rank writes that before it changes anything else, so a state that is new here has a new time.
+    const auto said = run.transport.status_time(rank);
     const std::int32_t waiting_for = status.waiting_for.load(), compute_step = status.compute_step.load();
     const std::uint64_t finished = status.finished.load(), operation = status.operation.load();
     const auto progress = last_progress(status);
     if (SteadyClock::now() - progress < run.options.timeout) {
       look_again = progress + run.options.timeout;
       wait.suspected = {};
+      wait.asked.clear();
       return std::nullopt;
     }
     // What it said before it was suspected may be long past: it is asked, and judged by its answer.
     const auto now = SteadyClock::now();
-    if (wait.suspected == SteadyClock::time_point{}) wait.suspected = now;
-    if (const auto said = run.transport.status_time(rank); said < wait.suspected) {
-      if (now - wait.suspected >= look_about_patience)
+    if (wait.suspected == SteadyClock::time_point{}) {
+      wait.suspected = now;
+      wait.asked.clear();
+    }
+    if (said < wait.suspected) {
+      if (!may_still_answer(run, wait, rank, now))
         return verdict(ErrorKind::stalled, {rank},
                        fmt::format("rank {} does not answer: it has stopped, is never given a core, or cannot be "
                                    "reached; {}",
                                    rank, last_word_text(status, said)));
-      run.transport.ask_for_status(rank);
       look_again = now + look_about_interval / 2;
       return std::nullopt;
     }
@@ -143,7 +160,7 @@ std::optional<Error> diagnose(const HostRun& run, Wait& wait, SteadyClock::time_
       return verdict(ErrorKind::stalled, {rank}, fmt::format("rank {} is in operation {} and does nothing", rank, operation));
     // For whom a rank waits is true only if it still looks: one that is stopped may have been sent what it waited for.
     if (time_point_of(status.looked_ns) < wait.suspected) {
-      if (now - wait.suspected >= look_about_patience)
+      if (!may_still_answer(run, wait, rank, now))
         return verdict(ErrorKind::stalled, {rank},
                        fmt::format("rank {} is in operation {}, step {}, and does nothing: it has stopped or is never given a core", rank,
                                    operation, status.step.load()));

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "seqccl/execute.hpp"
@@ -77,6 +78,7 @@ struct Wait {
   std::uint32_t step = 0;
   SteadyClock::time_point since;
   SteadyClock::time_point suspected{};  // since when diagnose() wants to see the ranks on its way look about; 0: not yet
+  std::vector<std::pair<Rank, SteadyClock::time_point>> asked{};  // since then: when each rank was first asked to
 };
 
 /// Follows who waits for whom from `wait.peer` to the rank that holds all up. Empty if that rank has progressed within the

@@ -22,7 +22,8 @@ constexpr std::int64_t most_marked_tokens = std::int64_t{1} << 26;
 [[nodiscard]] Error refuse_partition(const std::string& why) { return {ErrorKind::argument, "Partition::" + why}; }
 
 void check_sizes(const char* who, std::int64_t num_tokens, std::int64_t num_ranks) {
-  if (num_tokens < 0 || num_tokens > most_tokens) throw refuse_partition(fmt::format("{}: num_tokens is {}, want 0 to 2^56", who, num_tokens));
+  if (num_tokens < 0 || num_tokens > most_tokens)
+    throw refuse_partition(fmt::format("{}: num_tokens is {}, want 0 to 2^56", who, num_tokens));
   if (num_ranks < 1 || num_ranks > 1 << 30) throw refuse_partition(fmt::format("{}: num_ranks is {}, want 1 to 2^30", who, num_ranks));
 }
 
@@ -91,7 +92,8 @@ void check_cover_by_marking(const std::vector<Segment>& all, std::int64_t num_to
   std::vector<bool> seen(static_cast<std::size_t>(num_tokens));
   for (const Segment& segment : all)
     for (std::int64_t i = 0; i < segment.count; ++i) {
-      if (seen[segment[i]]) throw refuse_partition(fmt::format("from_segments: segments hold token {} twice, want every token once", segment[i]));
+      if (seen[segment[i]])
+        throw refuse_partition(fmt::format("from_segments: segments hold token {} twice, want every token once", segment[i]));
       seen[segment[i]] = true;
     }
 }
@@ -104,24 +106,29 @@ void check_cover(const Segments& segments, std::int64_t num_tokens) {
   for (std::size_t rank = 0; rank < segments.size(); ++rank)
     for (Segment segment : segments[rank]) {
       if (segment.count < 0 || segment.step < 1 || segment.first < 0)
-        throw refuse_partition(fmt::format("from_segments: segments[{}] has {{first {}, count {}, step {}}}, want first >= 0, count >= 0, step >= 1",
-                                 rank, segment.first, segment.count, segment.step));
+        throw refuse_partition(
+            fmt::format("from_segments: segments[{}] has {{first {}, count {}, step {}}}, want first >= 0, count >= 0, step >= 1", rank,
+                        segment.first, segment.count, segment.step));
       if (segment.count == 0) continue;
       if (segment.first >= num_tokens || segment.count - 1 > (num_tokens - 1 - segment.first) / segment.step)
-        throw refuse_partition(fmt::format("from_segments: segments[{}] has {{first {}, count {}, step {}}}, want tokens below num_tokens = {}", rank,
-                                 segment.first, segment.count, segment.step, num_tokens));
+        throw refuse_partition(
+            fmt::format("from_segments: segments[{}] has {{first {}, count {}, step {}}}, want tokens below num_tokens = {}", rank,
+                        segment.first, segment.count, segment.step, num_tokens));
       total += segment.count;
-      if (total > num_tokens) throw refuse_partition(fmt::format("from_segments: segments hold more than num_tokens = {} tokens", num_tokens));
+      if (total > num_tokens)
+        throw refuse_partition(fmt::format("from_segments: segments hold more than num_tokens = {} tokens", num_tokens));
       if (segment.count > 1) {
         one_step = one_step && (step == 0 || step == segment.step);
         step = segment.step;
       }
       all.push_back(segment);
     }
-  if (total != num_tokens) throw refuse_partition(fmt::format("from_segments: segments hold {} tokens, want num_tokens = {}", total, num_tokens));
+  if (total != num_tokens)
+    throw refuse_partition(fmt::format("from_segments: segments hold {} tokens, want num_tokens = {}", total, num_tokens));
   if (one_step) return check_cover_by_sorting(std::move(all), std::max<std::int64_t>(step, 1));
   if (num_tokens > most_marked_tokens)
-    throw refuse_partition(fmt::format("from_segments: segments mix steps over {} tokens, want one step, or at most 2^26 tokens", num_tokens));
+    throw refuse_partition(
+        fmt::format("from_segments: segments mix steps over {} tokens, want one step, or at most 2^26 tokens", num_tokens));
   check_cover_by_marking(all, num_tokens);
 }
 
@@ -216,8 +223,8 @@ std::vector<std::int64_t> Partition::position_ids(Rank rank) const {
 std::vector<Piece> Partition::pieces(Rank rank, Rows rows, std::int64_t row_offset) const {
   check_rank(*this, "pieces", rank);
   if (rows.first < 0 || rows.count < 0 || rows.first > tokens_on(rank) || rows.count > tokens_on(rank) - rows.first)
-    throw refuse_partition(fmt::format("pieces: rows is {{first {}, count {}}}, want a part of the {} tokens of rank {}", rows.first, rows.count,
-                             tokens_on(rank), rank));
+    throw refuse_partition(fmt::format("pieces: rows is {{first {}, count {}}}, want a part of the {} tokens of rank {}", rows.first,
+                                       rows.count, tokens_on(rank), rank));
   std::vector<Piece> result;
   std::int64_t begin = 0;
   for (const Segment& segment : segments(rank)) {

@@ -33,7 +33,8 @@ void rope_tables(const Partition& partition, Rank rank, std::int64_t dim, double
                  std::span<const std::int64_t> documents) {
   if (dim < 2 || dim % 2 != 0) throw refuse_rope(fmt::format("dim is {}, want an even number from 2 on", dim));
   if (!(base > 0) || !std::isfinite(base)) throw refuse_rope(fmt::format("base is {}, want a finite number above 0", base));
-  if (rank < 0 || rank >= partition.num_ranks()) throw refuse_rope(fmt::format("rank is {}, want 0 to {}", rank, partition.num_ranks() - 1));
+  if (rank < 0 || rank >= partition.num_ranks())
+    throw refuse_rope(fmt::format("rank is {}, want 0 to {}", rank, partition.num_ranks() - 1));
   const std::int64_t rows = partition.tokens_on(rank), pairs = dim / 2;
   check_table("cos", cos, rows, pairs);
   check_table("sin", sin, rows, pairs);

@@ -228,7 +228,7 @@ std::chrono::nanoseconds timeout_from_env(std::chrono::nanoseconds otherwise) {
   char* end = nullptr;
   const double seconds = std::strtod(text, &end);
   if (*end != 0 || !(seconds >= 1e-3 && seconds <= 1e9))
-    throw Error(ErrorKind::argument, fmt::format("Communicator::from_env: SEQCCL_TIMEOUT is \"{}\", want seconds from 0.001 to 1e9", text));
+    throw Error(ErrorKind::argument, fmt::format("SEQCCL_TIMEOUT is \"{}\", want seconds from 0.001 to 1e9", text));
   return std::chrono::nanoseconds(static_cast<std::int64_t>(seconds * 1e9));
 }
 
@@ -239,11 +239,20 @@ Communicator Communicator::from_callback(Rank rank, int num_ranks, const AllGath
   if (options.bootstrap_timeout.count() <= 0)
     throw Error(ErrorKind::argument, fmt::format("Communicator::from_callback: bootstrap_timeout is {} ns, want more than 0",
                                                  options.bootstrap_timeout.count()));
-  const auto faults = fault::asked_for(fault::Ranks::processes);  // before the others are met: a wrong text leaves nobody waiting for long
+  // Wrong texts in this rank's environment are its own mistake, which the others are told.
+  std::chrono::nanoseconds timeout{};
+  decltype(fault::asked_for(fault::Ranks::processes)) faults;
+  try {
+    timeout = timeout_from_env(options.timeout);
+    faults = fault::asked_for(fault::Ranks::processes);
+  } catch (const Error& error) {
+    tell_why_not(all_gather, error.kind(), error.what());
+    throw;
+  }
   Met met = meet_ranks(rank, num_ranks, all_gather, options);
   Communicator comm(fault::with_faults(std::move(met.transport), faults), met.ranks_on_host);
   if (std::any_of(met.node.begin(), met.node.end(), [](int node) { return node != 0; })) comm.set_topology({std::move(met.node)});
-  comm.set_timeout(options.timeout);
+  comm.set_timeout(timeout);
   if (options.num_threads > 0) comm.set_num_threads(options.num_threads);
   comm.transport().flight_recorder().set_job("", options.group);
   return comm;
@@ -256,9 +265,14 @@ Communicator Communicator::from_store(Store& store, Rank rank, int num_ranks, co
 Communicator Communicator::from_env(const ProcessRanks& options) {
   const LaunchInfo launch = launch_from_env();
   ProcessRanks chosen = options;
-  if (chosen.transport == ProcessTransport::automatic) chosen.transport = transport_from_env();
-  chosen.timeout = timeout_from_env(options.timeout);
   const auto store = tcp_store(launch, options.bootstrap_timeout);
+  try {
+    if (chosen.transport == ProcessTransport::automatic) chosen.transport = transport_from_env();
+  } catch (const Error& error) {
+    tell_why_not(store_all_gather(*store, launch.rank, launch.num_ranks, options.bootstrap_timeout, options.group), error.kind(),
+                 error.what());
+    throw;
+  }
   Communicator comm = from_store(*store, launch.rank, launch.num_ranks, chosen);
   comm.transport().flight_recorder().set_job(launch.job, options.group);
   return comm;
@@ -273,6 +287,7 @@ std::vector<Communicator> thread_communicators(int num_ranks) {
 }
 
 void run_ranks(int num_ranks, const std::function<void(Communicator&)>& body, const RankThreads& options) {
+  const std::chrono::nanoseconds timeout = timeout_from_env(options.timeout);
   auto transports = transports_of(num_ranks, "run_ranks", options.wait);
   std::mutex mutex;
   std::exception_ptr first;
@@ -295,7 +310,7 @@ void run_ranks(int num_ranks, const std::function<void(Communicator&)>& body, co
       comm.abort(what);
     };
     try {
-      comm.set_timeout(options.timeout);
+      comm.set_timeout(timeout);
       comm.set_topology(options.topology);
       if (options.num_threads > 0) comm.set_num_threads(options.num_threads);
       body(comm);

@@ -89,6 +89,13 @@ TransportState transport_state(ProcessTransport transport) {
   return {found.is_there, std::move(found.text)};
 }
 
+void tell_why_not(const AllGather& all_gather, ErrorKind kind, std::string_view why) noexcept {
+  try {
+    (void)all_gather(fmt::format("-{}{}", static_cast<int>(kind), why.substr(0, max_reason_chars)));
+  } catch (...) {  // then the others find out by themselves
+  }
+}
+
 Met meet_ranks(Rank rank, int num_ranks, const AllGather& all_gather, const ProcessRanks& options) {
   bool has_spoken = false;
   const AllGather gather_cards = [&](std::string_view card) {
@@ -96,11 +103,7 @@ Met meet_ranks(Rank rank, int num_ranks, const AllGather& all_gather, const Proc
     return cards_of(all_gather(fmt::format("+{}", card)), rank);
   };
   const auto tell = [&](ErrorKind kind, std::string_view why) noexcept {
-    if (std::exchange(has_spoken, true)) return;
-    try {
-      (void)all_gather(fmt::format("-{}{}", static_cast<int>(kind), why.substr(0, max_reason_chars)));
-    } catch (...) {  // then the others find out by themselves
-    }
+    if (!std::exchange(has_spoken, true)) tell_why_not(all_gather, kind, why);
   };
   try {
     return meet(rank, num_ranks, gather_cards, options);

@@ -26,6 +26,7 @@ namespace {
 struct Board {
   struct Place {
     std::atomic<std::uint32_t> num_chars{0};
+    std::atomic<bool> has_returned{false};  // the rank's last word before it exits
     char text[2000] = {};
   };
   static constexpr int none = 0, being_written = 1, written = 2;
@@ -121,7 +122,8 @@ class Children {
   struct Child {
     pid_t process = 0;
     State state = State::running;
-    int status = 0;  // as waitpid says
+    int status = 0;           // as waitpid says
+    bool is_unknown = false;  // it has ended, and the system does not say how: SIGCHLD is ignored in this process
     bool is_ended_here = false;
   };
 
@@ -145,8 +147,14 @@ class Children {
     for (Child& child : children_) {
       while (child.state != State::ended) {
         int status = 0;
-        if (wait_for(child.process, status, WNOHANG | WUNTRACED | WCONTINUED) <= 0) break;
+        const pid_t seen = wait_for(child.process, status, WNOHANG | WUNTRACED | WCONTINUED);
+        if (seen == 0) break;
         any = true;
+        if (seen < 0) {
+          child.is_unknown = true;
+          child.state = State::ended;
+          break;
+        }
         child.status = status;
         child.state = WIFSTOPPED(status) ? State::stopped : WIFCONTINUED(status) ? State::running : State::ended;
       }
@@ -172,15 +180,25 @@ class Children {
 };
 
 /// By a signal, or by an exit that no error explains.
-bool is_bad_end(const Children::Child& child, Board& board) {
+bool is_bad_end(const Children::Child& child, Board& board, const Board::Place& place) {
   if (child.state != Children::State::ended) return false;
+  if (child.is_unknown) return !place.has_returned.load();
   if (!WIFEXITED(child.status)) return true;
   const int code = WEXITSTATUS(child.status);
   return code > 1 || (code == 1 && board.state.load() == Board::none);
 }
 
-bool any_ended_badly(const Children& children, Board& board) {
-  return std::any_of(children.all().begin(), children.all().end(), [&](const Children::Child& child) { return is_bad_end(child, board); });
+bool any_ended_badly(const Children& children, SharedBoard& shared) {
+  Rank rank = 0;
+  return std::any_of(children.all().begin(), children.all().end(),
+                     [&](const Children::Child& child) { return is_bad_end(child, shared.board(), shared.place(rank++)); });
+}
+
+/// "rank 2 by signal 9 (Killed)"
+std::string end_text(Rank rank, const Children::Child& child) {
+  if (child.is_unknown) return fmt::format("rank {} (how is not known: SIGCHLD is ignored in this process)", rank);
+  if (!WIFSIGNALED(child.status)) return fmt::format("rank {} by exit({})", rank, WEXITSTATUS(child.status));
+  return fmt::format("rank {} by signal {} ({})", rank, WTERMSIG(child.status), ::strsignal(WTERMSIG(child.status)));
 }
 
 }  // namespace
@@ -200,6 +218,7 @@ void run_processes(int num_ranks, const std::function<void(Communicator&)>& body
       if (::getppid() != parent) ::_exit(1);  // it was faster
       const int code = live(shared, rank, num_ranks, body, options);
       std::fflush(nullptr);
+      shared.place(rank).has_returned.store(true);
       ::_exit(code);
     }
     children.add(process);
@@ -212,10 +231,10 @@ void run_processes(int num_ranks, const std::function<void(Communicator&)>& body
   while (children.count(Children::State::ended) < num_ranks) {
     pause = children.look() ? first_pause : std::min(2 * pause, longest_pause);
     std::this_thread::sleep_for(pause);
-    const bool has_failed = board.state.load() != Board::none || any_ended_badly(children, board);
+    const bool has_failed = board.state.load() != Board::none || any_ended_badly(children, shared);
     if (!has_failed) continue;
     // A rank that is stopped would be waited for in vain once all others have ended; one that is busy has its grace.
-    if (board.state.load() != Board::none && children.count(Children::State::running) == 0) children.end_rest();
+    if (children.count(Children::State::running) == 0) children.end_rest();
     if (options.grace && !end_at) end_at = SteadyClock::now() + *options.grace;
     if (end_at && SteadyClock::now() >= *end_at) children.end_rest();
   }
@@ -224,16 +243,13 @@ void run_processes(int num_ranks, const std::function<void(Communicator&)>& body
   std::string how;
   for (Rank rank = 0; rank < num_ranks; ++rank) {
     const Children::Child& child = children.all()[static_cast<std::size_t>(rank)];
-    if (child.is_ended_here && WIFSIGNALED(child.status) && WTERMSIG(child.status) == SIGKILL) {
+    if (child.is_ended_here && (child.is_unknown || (WIFSIGNALED(child.status) && WTERMSIG(child.status) == SIGKILL))) {
       late.push_back(rank);
       continue;
     }
-    if (!is_bad_end(child, board)) continue;
+    if (!is_bad_end(child, board, shared.place(rank))) continue;
     gone.push_back(rank);
-    how += how.empty() ? "" : ", ";
-    how += WIFSIGNALED(child.status)
-               ? fmt::format("rank {} by signal {} ({})", rank, WTERMSIG(child.status), ::strsignal(WTERMSIG(child.status)))
-               : fmt::format("rank {} by exit({})", rank, WEXITSTATUS(child.status));
+    how += (how.empty() ? "" : ", ") + end_text(rank, child);
   }
   const bool is_told = board.state.load() == Board::written;
   std::string text = is_told ? std::string(board.text, static_cast<std::size_t>(board.num_chars)) : "";

@@ -17,7 +17,6 @@
 
 namespace seqccl::test {
 
-
 /// Any bits, NaNs and all; no two elements are equal.
 inline HostTensor coded(DType dtype, std::initializer_list<std::int64_t> shape) {
   HostTensor tensor(dtype, shape);

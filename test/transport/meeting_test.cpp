@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <atomic>
 #include <barrier>
+#include <csignal>
+#include <cstdlib>
 #include <optional>
 #include <stdexcept>
 #include <thread>
@@ -12,6 +15,7 @@
 #include "../../lib/transport/ucx/library.hpp"
 #include "../../lib/transport/ucx/meet.hpp"
 #include "seqccl/communicator.hpp"
+#include "support/alarm.hpp"
 #include "support/watchdog.hpp"
 
 namespace seqccl::test {
@@ -149,6 +153,68 @@ TEST(ShmProcesses, WhatTheOthersKnowOfAKilledRankIsTold) {
   EXPECT_EQ(error.culprits(), std::vector<Rank>{1}) << text;
   EXPECT_NE(text.find("rank 1 by signal 9"), std::string::npos) << text;
   EXPECT_NE(text.find("the process of rank 1 has ended"), std::string::npos) << text;
+}
+
+/// A supervisor may have left SIGCHLD ignored: then the system does not say how a child has ended.
+TEST(ShmProcesses, EndWhereSigchldIsIgnored) {
+  const Alarm alarm(100);
+  const auto before = std::signal(SIGCHLD, SIG_IGN);
+  const Error none = error_of_processes(3, [](Communicator&) {}, {});
+  const Error killed = error_of_processes(3,
+                                          [](Communicator& comm) {
+                                            if (comm.rank() == 1) ::raise(SIGKILL);
+                                          },
+                                          {});
+  std::signal(SIGCHLD, before);
+  EXPECT_STREQ(none.what(), "nothing was thrown");
+  EXPECT_EQ(killed.kind(), ErrorKind::dead) << killed.what();
+  EXPECT_EQ(killed.culprits(), std::vector<Rank>{1}) << killed.what();
+}
+
+/// A stopped rank does not keep its parent once all others have ended by signals, which tell nothing.
+TEST(ShmProcesses, EndWhereOneIsStoppedAndTheOthersAreKilled) {
+  const Alarm alarm(100);
+  const Error error = error_of_processes(3,
+                                         [](Communicator& comm) {
+                                           if (comm.rank() == 0) ::raise(SIGSTOP);
+                                           std::this_thread::sleep_for(300ms);  // until it has stopped, as a rule
+                                           ::raise(SIGKILL);
+                                         },
+                                         {});
+  EXPECT_EQ(error.kind(), ErrorKind::dead) << error.what();
+}
+
+/// What is wrong in the environment of one rank only.
+TEST(Meeting, AWrongVariableOfOneRankIsToldToTheOthers) {
+  Watchdog dog(100s);
+  std::vector<std::string> texts(2);
+  std::barrier meeting(2);
+  std::atomic<bool> has_come = false;
+  const auto come = [&](Rank rank) -> Error {
+    const AllGather all_gather = [&](std::string_view mine) {
+      texts[static_cast<std::size_t>(rank)] = mine;
+      has_come = true;
+      meeting.arrive_and_wait();
+      return texts;
+    };
+    try {
+      (void)Communicator::from_callback(rank, 2, all_gather, {.bootstrap_timeout = bootstrap_timeout});
+    } catch (const Error& error) {
+      return error;
+    }
+    return {ErrorKind::internal, "nothing was thrown"};
+  };
+  // The environment is the process's: the other rank comes when this one has read it and waits.
+  ::setenv("SEQCCL_TIMEOUT", "soon", 1);
+  std::optional<Error> first;
+  std::thread rank([&] { first = come(0); });
+  while (!has_come) std::this_thread::sleep_for(1ms);
+  ::unsetenv("SEQCCL_TIMEOUT");
+  const Error second = come(1);
+  rank.join();
+  EXPECT_NE(std::string(first->what()).find("SEQCCL_TIMEOUT is \"soon\""), std::string::npos) << first->what();
+  EXPECT_EQ(second.culprits(), std::vector<Rank>{0}) << second.what();
+  EXPECT_NE(std::string(second.what()).find("SEQCCL_TIMEOUT is \"soon\""), std::string::npos) << second.what();
 }
 
 }  // namespace
