@@ -1,23 +1,15 @@
-// communicator.cpp - a rank's handle: transport, arena and settings; ranks as threads.
+// communicator.cpp - a rank's handle: transport, arena and settings.
 // SPDX-License-Identifier: Apache-2.0
 #include "seqccl/communicator.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <exception>
-#include <mutex>
 #include <new>
-#include <optional>
-#include <string_view>
-#include <thread>
 #include <utility>
 
-#include "fault/transport.hpp"
-#include "meet.hpp"
-#include "threads/transport.hpp"
 #include "usable_cores.hpp"
 #include "work_queue.hpp"
 
@@ -32,17 +24,6 @@ int default_num_threads(int ranks_on_host) {
     if (value > 0) return value;
   }
   return std::max(1, usable_cores() / std::max(1, ranks_on_host));
-}
-
-std::vector<std::unique_ptr<Transport>> transports_of(int num_ranks, const char* who, std::optional<WaitPolicy> wait = {}) {
-  if (num_ranks < 1) throw Error(ErrorKind::argument, fmt::format("{}: num_ranks is {}, want at least 1", who, num_ranks));
-  const auto faults = fault::asked_for(fault::Ranks::threads);
-  auto ends = thread_transports(num_ranks, wait.value_or(WaitPolicy::for_host(num_ranks)));
-  for (auto& end : ends) {
-    end = fault::with_faults(std::move(end), faults);
-    end->flight_recorder().set_job(fmt::format("pid{}", ::getpid()), "world");
-  }
-  return ends;
 }
 
 /// Writes the flight record if the group has failed, whether this rank has noticed or not.
@@ -207,131 +188,6 @@ std::byte* Communicator::arena(std::size_t num_bytes) {
     record_failure(*state_->transport);
     throw error;
   }
-}
-
-// --- Ranks as processes ---------------------------------------------------------------------------------------------
-
-namespace {
-
-ProcessTransport transport_from_env() {
-  const char* text = std::getenv("SEQCCL_TRANSPORT");
-  if (text == nullptr || *text == 0) return ProcessTransport::automatic;
-  for (const auto transport : {ProcessTransport::automatic, ProcessTransport::shm, ProcessTransport::ucx})
-    if (std::string_view(text) == name(transport)) return transport;
-  throw Error(ErrorKind::argument, fmt::format("Communicator::from_env: SEQCCL_TRANSPORT is \"{}\", want automatic, shm or ucx", text));
-}
-
-/// Wins over the program: who starts it knows how long a rank may be silent there.
-std::chrono::nanoseconds timeout_from_env(std::chrono::nanoseconds otherwise) {
-  const char* text = std::getenv("SEQCCL_TIMEOUT");
-  if (text == nullptr || *text == 0) return otherwise;
-  char* end = nullptr;
-  const double seconds = std::strtod(text, &end);
-  if (*end != 0 || !(seconds >= 1e-3 && seconds <= 1e9))
-    throw Error(ErrorKind::argument, fmt::format("SEQCCL_TIMEOUT is \"{}\", want seconds from 0.001 to 1e9", text));
-  return std::chrono::nanoseconds(static_cast<std::int64_t>(seconds * 1e9));
-}
-
-}  // namespace
-
-Communicator Communicator::from_callback(Rank rank, int num_ranks, const AllGather& all_gather, const ProcessRanks& options) {
-  if (!all_gather) throw Error(ErrorKind::argument, "Communicator::from_callback: all_gather is empty, want a function");
-  if (options.bootstrap_timeout.count() <= 0)
-    throw Error(ErrorKind::argument, fmt::format("Communicator::from_callback: bootstrap_timeout is {} ns, want more than 0",
-                                                 options.bootstrap_timeout.count()));
-  // Wrong texts in this rank's environment are its own mistake, which the others are told.
-  std::chrono::nanoseconds timeout{};
-  decltype(fault::asked_for(fault::Ranks::processes)) faults;
-  try {
-    timeout = timeout_from_env(options.timeout);
-    faults = fault::asked_for(fault::Ranks::processes);
-  } catch (const Error& error) {
-    tell_why_not(all_gather, error.kind(), error.what());
-    throw;
-  }
-  Met met = meet_ranks(rank, num_ranks, all_gather, options);
-  Communicator comm(fault::with_faults(std::move(met.transport), faults), met.ranks_on_host);
-  if (std::any_of(met.node.begin(), met.node.end(), [](int node) { return node != 0; })) comm.set_topology({std::move(met.node)});
-  comm.set_timeout(timeout);
-  if (options.num_threads > 0) comm.set_num_threads(options.num_threads);
-  comm.transport().flight_recorder().set_job("", options.group);
-  return comm;
-}
-
-Communicator Communicator::from_store(Store& store, Rank rank, int num_ranks, const ProcessRanks& options) {
-  return from_callback(rank, num_ranks, store_all_gather(store, rank, num_ranks, options.bootstrap_timeout, options.group), options);
-}
-
-Communicator Communicator::from_env(const ProcessRanks& options) {
-  const LaunchInfo launch = launch_from_env();
-  ProcessRanks chosen = options;
-  const auto store = tcp_store(launch, options.bootstrap_timeout);
-  try {
-    if (chosen.transport == ProcessTransport::automatic) chosen.transport = transport_from_env();
-  } catch (const Error& error) {
-    tell_why_not(store_all_gather(*store, launch.rank, launch.num_ranks, options.bootstrap_timeout, options.group), error.kind(),
-                 error.what());
-    throw;
-  }
-  Communicator comm = from_store(*store, launch.rank, launch.num_ranks, chosen);
-  comm.transport().flight_recorder().set_job(launch.job, options.group);
-  return comm;
-}
-
-// --- Ranks as threads -----------------------------------------------------------------------------------------------
-
-std::vector<Communicator> thread_communicators(int num_ranks) {
-  std::vector<Communicator> communicators;
-  for (auto& transport : transports_of(num_ranks, "thread_communicators")) communicators.emplace_back(std::move(transport), num_ranks);
-  return communicators;
-}
-
-void run_ranks(int num_ranks, const std::function<void(Communicator&)>& body, const RankThreads& options) {
-  const std::chrono::nanoseconds timeout = timeout_from_env(options.timeout);
-  auto transports = transports_of(num_ranks, "run_ranks", options.wait);
-  std::mutex mutex;
-  std::exception_ptr first;
-
-  // Each thread owns its communicator, so that a rank leaves when its body returns and others that still wait for it notice.
-  const auto run_rank = [&](std::unique_ptr<Transport> transport) {
-    const auto keep = [&] {
-      const std::lock_guard lock(mutex);
-      if (!first) first = std::current_exception();
-    };
-    std::optional<Communicator> owned;
-    try {
-      owned.emplace(std::move(transport), num_ranks);
-    } catch (...) {
-      return keep();  // the peers see this rank leave
-    }
-    Communicator& comm = *owned;
-    const auto fail = [&](const std::string& what) {
-      keep();
-      comm.abort(what);
-    };
-    try {
-      comm.set_timeout(timeout);
-      comm.set_topology(options.topology);
-      if (options.num_threads > 0) comm.set_num_threads(options.num_threads);
-      body(comm);
-    } catch (const std::exception& error) {
-      fail(error.what());
-    } catch (...) {
-      fail("unknown exception");
-    }
-  };
-
-  std::vector<std::thread> threads;
-  threads.reserve(num_ranks);
-  try {
-    for (auto& transport : transports) threads.emplace_back(run_rank, std::move(transport));
-  } catch (const std::exception&) {  // no more threads: the ranks that run see their peers leave
-    const std::lock_guard lock(mutex);
-    if (!first) first = std::current_exception();
-  }
-  transports.clear();
-  for (std::thread& thread : threads) thread.join();
-  if (first) std::rethrow_exception(first);
 }
 
 SEQCCL_END

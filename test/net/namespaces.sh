@@ -1,5 +1,5 @@
 #!/bin/bash
-# namespaces.sh PROGRAM - ranks in network namespaces of their own, joined by a bridge: numbers, a shaped link, a killed rank, a cut cable.
+# namespaces.sh PROGRAM - ranks in network namespaces of their own, joined by a bridge: numbers, a shaped link, a killed rank, a cut cable, and who goes on then.
 # Ends with 77 (skipped) and the reason where namespaces cannot be made. Needs root and iproute2.
 set -u
 program=$1
@@ -93,4 +93,27 @@ begin=$(date +%s%N)
 ip link set "$prefix-v1" down
 until_said 'rank [023]: \(stalled\|dead\) 1:' 0 2 3
 echo "cut off: named by all others after $((($(date +%s%N) - begin) / 1000000)) ms"
+wait "${pids[@]}"
+ip link set "$prefix-v1" up
+
+# Whoever is left goes on, with a group's numbers; whoever is cut off may live, and must not go on alone.
+start shrink 4
+until_said waits 0 1 2 3
+pkill -KILL -P "$(pgrep -P "${pids[0]}" timeout || echo "${pids[0]}")" 2>/dev/null || pkill -KILL -P "${pids[0]}"
+until_said 'rank [123] goes on with 1,2,3$' 1 2 3
+unset 'pids[0]'
+finish "shrunk after a death"
+for i in 1 2 3; do grep -q 'of 3 over ucx: equal' "$folder/$i.log" || fail "rank $i has other numbers"; done
+echo "killed: the others go on"
+
+start shrink 4
+until_said waits 0 1 2 3
+ip link set "$prefix-v1" down
+finish "shrunk after a cut"
+for i in 0 2 3; do
+  grep -q "rank $i goes on with 0,2,3\$" "$folder/$i.log" || fail "rank $i does not go on"
+  grep -q 'of 3 over ucx: equal' "$folder/$i.log" || fail "rank $i has other numbers"
+done
+grep -q 'rank 1 stays behind: stalled' "$folder/1.log" || fail "rank 1 goes on alone"
+echo "cut off: the others go on, and it does not"
 echo "passed"

@@ -97,6 +97,20 @@ int wait(Communicator& comm) {
   }
 }
 
+/// Small operations until the group fails; then the same numbers as thread ranks in the group of those who are left.
+int shrink(Communicator& comm) {
+  const int code = wait(comm);
+  const Rank before = comm.rank();
+  try {
+    comm = comm.shrink({.timeout = std::chrono::seconds(15)});
+  } catch (const Error& error) {
+    fmt::print("rank {} stays behind: {} {}\n", before, name(error.kind()), error.what());
+    return code;
+  }
+  fmt::print("rank {} goes on with {}\n", before, fmt::join(comm.former_ranks(), ","));
+  return check(comm);
+}
+
 /// 77: there is no transport between hosts here.
 int look() {
   const TransportState ucx = transport_state(ProcessTransport::ucx);
@@ -106,8 +120,8 @@ int look() {
 
 int run(const std::string& what) {
   if (what == "look") return look();
-  Communicator comm = Communicator::from_env({.timeout = std::chrono::seconds(what == "wait" ? 2 : 60)});
-  return what == "check" ? check(comm) : what == "rate" ? rate(comm) : wait(comm);
+  Communicator comm = Communicator::from_env({.timeout = std::chrono::seconds(what == "wait" || what == "shrink" ? 2 : 60)});
+  return what == "check" ? check(comm) : what == "rate" ? rate(comm) : what == "shrink" ? shrink(comm) : wait(comm);
 }
 
 }  // namespace

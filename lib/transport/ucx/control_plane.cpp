@@ -187,9 +187,13 @@ void ControlPlane::read(Rank rank) {
   } catch (const std::bad_alloc&) {
     return end(rank, Ending::unreadable);
   }
-  const bool is_silent = peer.error == ETIMEDOUT || peer.error == EHOSTUNREACH || peer.error == ENETUNREACH || peer.error == EHOSTDOWN ||
-                         peer.error == ENETDOWN;
-  end(rank, is_silent ? Ending::unreachable : Ending::ended);
+  end(rank, ending_of(peer));
+}
+
+/// By the first error: with none, or EPIPE, the peer's end has come in order, after all that it has said.
+Ending ControlPlane::ending_of(const Peer& peer) noexcept {
+  if (peer.error == 0 || peer.error == EPIPE || (peer.error == ECONNRESET && peer.line.is_local)) return Ending::ended;
+  return Ending::unreachable;
 }
 
 /// All that are whole. False if this rank cannot follow that peer any more: no memory, or a note that no rank writes.

@@ -37,7 +37,7 @@ enum class NoteKind : std::uint32_t {
 
 enum class Ending {
   ended,        // the peer has closed the connection, or its system has when its process ended
-  unreachable,  // nobody answers: the peer may live
+  unreachable,  // nobody answers, or another host says that there is no such connection: the peer may live, or have said something more
   unreadable,   // this rank has closed it, as it cannot follow the peer any more
 };
 
@@ -46,6 +46,7 @@ struct Line {
   Descriptor connection;
   std::string in, out;
   bool is_of_before = false;  // until `decided`, what comes is of the group that this one was shrunk from
+  bool is_local = false;      // nothing lies between that could reset it
   std::optional<Ending> ended{};
 };
 
@@ -98,6 +99,7 @@ class ControlPlane {
   void release_asked();
   void read(Rank rank);
   [[nodiscard]] bool take_notes(Rank rank);
+  [[nodiscard]] static Ending ending_of(const Peer& peer) noexcept;
   void end(Rank rank, Ending how);
 
   std::vector<Peer> peers_;

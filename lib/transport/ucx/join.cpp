@@ -17,7 +17,7 @@ SEQCCL_BEGIN
 namespace ucx {
 namespace {
 
-constexpr auto farewell_patience = std::chrono::milliseconds(800), closing_patience = std::chrono::milliseconds(200);
+constexpr auto closing_patience = std::chrono::milliseconds(200);
 constexpr auto unfound_patience = std::chrono::milliseconds(200);
 
 template <class IsHere>

@@ -91,7 +91,8 @@ bool read_exactly(const Descriptor& socket, std::size_t num_bytes, std::string& 
 /// What is sent here is shorter than any socket's buffer.
 bool send_whole(const Descriptor& socket, std::string bytes) { return bootstrap::send_now(socket, bytes) == bootstrap::Sent::all; }
 
-/// Nothing waits for a full segment; a host that is gone without a word is noticed within some 10 s.
+/// Nothing waits for a full segment; a host that is gone without a word is noticed within some 10 s, also while something is on its way to
+/// it.
 void prepare(const Descriptor& socket) {
   const auto set = [&](int level, int option, int value) { (void)::setsockopt(socket.number(), level, option, &value, sizeof value); };
   set(IPPROTO_TCP, TCP_NODELAY, 1);
@@ -99,6 +100,7 @@ void prepare(const Descriptor& socket) {
   set(IPPROTO_TCP, TCP_KEEPIDLE, 4);
   set(IPPROTO_TCP, TCP_KEEPINTVL, 2);
   set(IPPROTO_TCP, TCP_KEEPCNT, 3);
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, 10'000);
 }
 
 /// The connecting end. False if the other is not the rank whose card this is.
@@ -197,6 +199,7 @@ Meeting Door::meet(const std::vector<std::string>& texts, std::chrono::nanosecon
   std::map<std::string, int> nodes;
   for (Rank peer = 0; peer < num_ranks; ++peer) {
     cards.push_back(Card::parse(peer, texts[static_cast<std::size_t>(peer)]));
+    meeting.is_local.push_back(cards.back().place == card_.place);
     if (cards.back().host == card_.host && cards.back().place == card_.place) meeting.neighbours.push_back(peer);
     meeting.node.push_back(nodes.emplace(cards.back().host, static_cast<int>(nodes.size())).first->second);
   }

@@ -28,6 +28,7 @@ struct Card {
 struct Meeting {
   std::vector<Descriptor> connections;  // by rank; this rank's own is not open
   std::vector<int> node;                // by rank, numbered in the order of ranks
+  std::vector<bool> is_local;           // by rank: of this rank's host, whatever it is called
   std::vector<Rank> neighbours;         // that can share memory with this rank, ascending, this one among them
 };
 

@@ -27,6 +27,9 @@
 SEQCCL_BEGIN
 namespace ucx {
 
+/// A rank that leaves and one that hears so wait this long for what is on its way between them.
+inline constexpr auto farewell_patience = std::chrono::milliseconds(800);
+
 /// Of everything that both ends of a message must agree on.
 [[nodiscard]] std::uint64_t layout_word() noexcept;
 

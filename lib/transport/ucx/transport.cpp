@@ -254,7 +254,10 @@ UcxRank ucx_transport(Rank rank, const ucx::Door& door, const std::vector<std::s
   (void)ucx::library();  // before the others meet this rank
   ucx::Meeting meeting = door.meet(texts, timeout);
   std::vector<ucx::Line> lines(meeting.connections.size());
-  for (std::size_t peer = 0; peer < lines.size(); ++peer) lines[peer].connection = std::move(meeting.connections[peer]);
+  for (std::size_t peer = 0; peer < lines.size(); ++peer) {
+    lines[peer].connection = std::move(meeting.connections[peer]);
+    lines[peer].is_local = meeting.is_local[peer];
+  }
   auto state = std::make_unique<ucx::State>(rank, lines, shares_memory ? std::move(meeting.neighbours) : std::vector<Rank>{}, policy);
   ucx::State& shared = *state;
   auto transport = std::make_unique<ucx::UcxTransport>(std::move(state));
