@@ -19,7 +19,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto ballot_patience = 100ms, turn_patience = 50ms, longest_patience = 400ms;  // without a word of the vote
-constexpr auto vote_patience = 1300ms, join_patience = 700ms;                            // beyond the timeout
+constexpr auto vote_patience = 1200ms, join_patience = 600ms;                            // beyond the timeout
 constexpr auto parting_patience = 200ms;
 
 /// Nobody hears of this rank any more: the others need not wait for it, nor believe that it may still decide something.
