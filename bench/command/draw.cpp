@@ -19,6 +19,19 @@
 namespace seqccl::command {
 namespace {
 
+constexpr std::size_t max_steps = 200'000;  // some 33 MB of SVG, which no viewer likes
+
+/// @throws Error(argument) if the picture would be one that nobody can open
+void require_drawable(const Planned& planned) {
+  std::size_t num_steps = 0;
+  for (const Schedule& schedule : planned.schedules) num_steps += schedule.steps.size();
+  if (num_steps > max_steps)
+    throw Error(ErrorKind::argument,
+                fmt::format("--ranks: {} ranks have {} steps, too many for a picture, want at most {}: take fewer ranks, or "
+                            "`explain`, which draws nothing",
+                            planned.schedules.size(), num_steps, max_steps));
+}
+
 class Draw : public Subcommand {
  protected:
   void add_common(CLI::App& app) {
@@ -33,6 +46,7 @@ class Draw : public Subcommand {
     }
     if (json() && output_.empty())
       throw Error(ErrorKind::argument, "--json: want --output FILE.svg too, the picture and the numbers cannot both go to stdout");
+    require_drawable(planned);
     const std::string picture = seqccl::draw(planned.schedules, planned.simulation);
     if (output_.empty()) {
       console.out << picture;

@@ -97,6 +97,9 @@ TEST_P(StandIn, RefusesWhatADeviceRefuses) {
   EXPECT_EQ(cudaMemcpy(buffer.data(), host, 16, cudaMemcpyDeviceToHost), cudaErrorInvalidValue);  // the other way round
   EXPECT_EQ(cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(host)), cudaErrorInvalidResourceHandle);
   EXPECT_EQ(cudaFreeHost(host), cudaErrorInvalidValue);
+  const cudaStream_t gone = new_stream();
+  require(cudaStreamDestroy(gone), "destroy");
+  EXPECT_EQ(cudaStreamSynchronize(gone), cudaErrorInvalidResourceHandle);
   EXPECT_EQ(cudaFree(static_cast<char*>(buffer.data()) + 4), cudaErrorInvalidValue);
   EXPECT_EQ(cudaFuncSetAttribute(host, cudaFuncAttributeMaxDynamicSharedMemorySize, 1), cudaErrorInvalidDeviceFunction);
 }

@@ -87,7 +87,7 @@ struct Runtime {
   std::vector<std::unique_ptr<Binary>> binaries;
 
   std::map<u64, Task> pending;
-  u64 num_tasks = 0;
+  u64 num_tasks = 0, num_handles = 0;
   Stream default_stream;
   std::map<const void*, std::unique_ptr<Stream>> streams;
   std::map<const void*, std::unique_ptr<Event>> events;

@@ -2,8 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime.hpp"
 
-struct CUstream_st {};
-struct CUevent_st {};
 struct CUgraph_st : standin::Graph {};
 struct CUgraphExec_st : standin::Graph {};
 
@@ -21,6 +19,11 @@ cudaError_t call(Body body) {
 Event* event_of(Runtime& r, cudaEvent_t handle) {
   const auto found = r.events.find(handle);
   return found == r.events.end() ? nullptr : found->second.get();
+}
+/// A number that looks like a pointer to nothing and is never used again, so that a handle that was destroyed is refused.
+template <class Handle>
+Handle new_handle(Runtime& r) {
+  return reinterpret_cast<Handle>(0x5eed0000 + 16 * ++r.num_handles);
 }
 /// Waiting breaks a capture ("synchronising a stream that is being captured invalidates the capture").
 cudaError_t refuse_in_capture(Capture& capture) {
@@ -41,7 +44,7 @@ using standin::Runtime;
 extern "C" {
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* handle, unsigned flags) {
   return call([&](Runtime& r) {
-    *handle = new CUstream_st;
+    *handle = standin::new_handle<cudaStream_t>(r);
     auto stream = std::make_unique<standin::Stream>();
     stream->blocking = flags != cudaStreamNonBlocking;
     r.streams[*handle] = std::move(stream);
@@ -53,7 +56,6 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t* handle, unsigned flags, i
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {  // its tasks still run
   return call([&](Runtime& r) {
     if (r.streams.erase(handle) == 0) return cudaErrorInvalidResourceHandle;
-    delete handle;
     return cudaSuccess;
   });
 }
@@ -85,7 +87,7 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {  // every question brings the
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* handle, unsigned) {
   return call([&](Runtime& r) {
-    *handle = new CUevent_st;
+    *handle = standin::new_handle<cudaEvent_t>(r);
     r.events[*handle] = std::make_unique<standin::Event>();
     return cudaSuccess;
   });
@@ -94,7 +96,6 @@ cudaError_t cudaEventCreate(cudaEvent_t* handle) { return cudaEventCreateWithFla
 cudaError_t cudaEventDestroy(cudaEvent_t handle) {
   return call([&](Runtime& r) {
     if (r.events.erase(handle) == 0) return cudaErrorInvalidResourceHandle;
-    delete handle;
     return cudaSuccess;
   });
 }
