@@ -63,7 +63,8 @@ void refuse_empty_values(CLI::App& root) {
 std::string usage_text(const CLI::App& root, const CLI::App& asked, const CLI::ParseError& error) {
   const std::string what = error.what();
   const std::vector<std::string> rest = root.remaining(true);
-  const auto option = std::find_if(rest.begin(), rest.end(), [](const std::string& each) { return each.size() > 1 && each[0] == '-' && each != "--"; });
+  const auto option =
+      std::find_if(rest.begin(), rest.end(), [](const std::string& each) { return each.size() > 1 && each[0] == '-' && each != "--"; });
   if (option != rest.end()) return unknown_option_text(asked, *option);  // also the cause if its right form is missed as required
   if (const auto names = subcommand_names(asked); !names.empty())
     return fmt::format("{}a subcommand is missing, want one of: {}", &asked == &root ? "" : full_name(asked) + ": ",
