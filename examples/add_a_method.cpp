@@ -112,6 +112,7 @@ int main() {
                         whole_v = view(v.data(), f32, {1, N, Hkv, D});
   Numbers gathered(N * Hq * D), gathered_lse(N * Hq);
   std::vector<std::uint64_t> received(P);
+  const std::string description = spec.describe();  // what ranks compare if they are not in the same operation
   run_ranks(P, [&](Communicator& comm) {
     const Schedule& schedule = schedules[static_cast<std::size_t>(comm.rank())];
     const std::int64_t T = spec.partition.tokens_on(comm.rank());
@@ -130,7 +131,7 @@ int main() {
     const TensorView my_lse = view(lse.data(), f32, {1, T, Hq, 1});
     memory.bind(Tensor::lse, my_lse);
     run_host(schedule, memory, comm.transport(),
-             {.timeout = comm.timeout(), .num_threads = comm.num_threads(), .description = spec.describe()});
+             {.timeout = comm.timeout(), .num_threads = comm.num_threads(), .description = description});
 
     spec.partition.unshard(my_out, comm.rank(), view(gathered.data(), f32, {1, N, Hq, D}));  // ranks write different tokens
     spec.partition.unshard(my_lse, comm.rank(), view(gathered_lse.data(), f32, {1, N, Hq, 1}));

@@ -21,14 +21,21 @@ class BenchAttention final : public Bench {
     add_common(app);
     shape_.add_to(app);
     choices_.add_to(app, "all|");
-    add_count(app, "--ranks-per-node", ranks_per_node_, "M ranks share a node, for methods that look at nodes (default: one node)", 1,
+    add_count(app, "--ranks-per-node", ranks_per_node_, "M ranks share a node (double_ring, mesh, automatic; default: one node)", 1,
               max_ranks);
   }
 
   void measure_all(const Console& console) override {
     const std::vector<std::string> names = choices_.names();
     note_ = choices_.note(shape_.kv_heads);
-    for (const Case& one : cases()) {
+    choices_.require_used(parse_dtype(shape_.dtype), backward_, "--backward");
+    if (ranks_per_node_ != 0) choices_.require_nodes_used("--ranks-per-node", std::to_string(ranks_per_node_));
+    const std::vector<Case> all = cases();
+    for (const Case& one : all) {  // before the first is measured: its rows would be lost
+      (void)shape_.spec(one.num_tokens, one.num_ranks);
+      (void)topology(one.num_ranks);
+    }
+    for (const Case& one : all) {
       const AttentionSpec spec = shape_.spec(one.num_tokens, one.num_ranks);
       settings_.num_ranks = one.num_ranks;
       settings_.topology = topology(one.num_ranks);
@@ -79,7 +86,10 @@ class BenchLinear final : public Bench {
 
   void measure_all(const Console& console) override {
     const std::vector<Scan> scans = linear_.scans();
-    for (const Case& one : cases()) {
+    const std::vector<Case> all = cases();
+    for (const Case& one : all)  // before the first is measured: its rows would be lost
+      (void)linear_.chosen(shape_.spec(one.num_tokens, one.num_ranks), scans.front(), {});
+    for (const Case& one : all) {
       const LinearSpec given = shape_.spec(one.num_tokens, one.num_ranks);
       settings_.num_ranks = one.num_ranks;
       const LinearTensors tensors = random_linear(given, backward_, 1);

@@ -39,10 +39,14 @@ void ChoiceOptions::add_to(CLI::App& app, const char* words) {
   app.add_option("-m,--method", method,
                  fmt::format("{}{}, or a published name such as ulysses, usp", words, fmt::join(method_names(), "|")))
       ->capture_default_str();
-  app.add_option("--mesh", mesh, "heads:U,outer:O,inner:I[,heads_outermost]: swap heads in groups of U, rings of I ranks, O of them");
+  app.add_option("--mesh", mesh,
+                 "heads:U,outer:O,inner:I[,heads_outermost]: swap heads in groups of U, rings of I ranks, O of them (outer above 1: ring)");
   app.add_flag("--burst", burst, "Backward pass in which queries travel, not keys (ring, bidirectional_ring)");
-  add_count(app, "--head-groups", head_groups, "Work in so many groups of heads: one travels while another is attended to", 1, 1 << 20);
-  app.add_flag("--partials-in-dtype", partials_in_dtype, "Partial results travel in --dtype, not in f32 (token_ring, balanced_helper)");
+  add_count(app, "--head-groups", head_groups,
+            "Work in so many groups of heads: one travels while another is attended to (kv_all_gather, head_swap, or a mesh with heads)", 1,
+            1 << 20);
+  app.add_flag("--partials-in-dtype", partials_in_dtype,
+               "Partial results travel in --dtype f16 or bf16, not in f32 (token_ring, balanced_helper)");
 }
 
 AttentionSpec ChoiceOptions::chosen(AttentionSpec spec, const std::string& name, const Topology& topology) const {
@@ -52,6 +56,32 @@ AttentionSpec ChoiceOptions::chosen(AttentionSpec spec, const std::string& name,
   spec.partials_in_dtype = partials_in_dtype;
   choose_method(spec, name, topology);
   return spec;
+}
+
+void ChoiceOptions::require_used(DType dtype, bool backward, std::string_view want_backward) const {
+  const std::string name = resolve(choice_names(), method);
+  if (burst && !backward && name != "automatic")  // which decides by both passes
+    throw Error(ErrorKind::argument,
+                fmt::format("--burst: it changes the backward pass and there is none, so it would do nothing; want {}", want_backward));
+  if (!partials_in_dtype) return;
+  if (name != "automatic" && name != "all" && name != "token_ring" && name != "balanced_helper")
+    throw Error(ErrorKind::argument, fmt::format("--partials-in-dtype: --method {} sends no partial results, so it would do nothing; want "
+                                                 "--method token_ring or balanced_helper",
+                                                 name));
+  if (dtype == f32)
+    throw Error(
+        ErrorKind::argument,
+        "--partials-in-dtype: dtype is f32, in which partial results travel anyway, so it would do nothing; want --dtype bf16 or f16");
+}
+
+void ChoiceOptions::require_nodes_used(std::string_view option, std::string_view text) const {
+  const std::string name = resolve(choice_names(), method);
+  if (name == "automatic") return;  // simulates the nodes
+  const bool looks = name == "all" || name == "double_ring" || name == "mesh";
+  if (looks && mesh.empty()) return;
+  throw Error(ErrorKind::argument,
+              fmt::format("{}: '{}' would do nothing: {}; want --method double_ring, mesh or automatic, without --mesh", option, text,
+                          looks ? "--mesh says already who is where" : fmt::format("--method {} does not look at nodes", name)));
 }
 
 std::string ChoiceOptions::note(std::int64_t kv_heads) const {

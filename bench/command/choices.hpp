@@ -27,6 +27,11 @@ struct ChoiceOptions {
   [[nodiscard]] std::vector<std::string> names() const { return parse_choices(method); }
   /// `spec` (with its partition) as these options and the named method want it. @throws Error(argument) if --mesh cannot be read
   [[nodiscard]] AttentionSpec chosen(AttentionSpec spec, const std::string& name, const Topology& topology) const;
+  /// @throws Error(argument) naming an option that would change nothing: --burst without a backward pass, which `want_backward` brings;
+  /// --partials-in-dtype of a method that sends no partial results, or of those that are in f32 anyway
+  void require_used(DType dtype, bool backward, std::string_view want_backward) const;
+  /// @throws Error(argument) if `option` says who shares a node and no named method asks; `text` is what was written
+  void require_nodes_used(std::string_view option, std::string_view text) const;
   /// What is not quite as asked for with so many key heads; empty if nothing.
   [[nodiscard]] std::string note(std::int64_t kv_heads) const;
 };

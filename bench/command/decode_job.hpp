@@ -18,7 +18,8 @@ struct DecodeOptions {
   std::string result = "everywhere";
   std::int64_t new_tokens = 1, run_tokens = 1, page_tokens = 0;
 
-  void add_to(CLI::App& app);
+  /// `has_pages`: plans are the same for blocks and pages.
+  void add_to(CLI::App& app, bool has_pages = true);
   /// The forms that --merge means: one, or every one for "all". @throws Error(argument)
   [[nodiscard]] std::vector<DecodeMerge> merges() const;
   /// A spec of these sizes. @throws Error(argument) if there are not more tokens than new ones

@@ -10,12 +10,13 @@
 
 namespace seqccl::command {
 
-void DecodeOptions::add_to(CLI::App& app) {
+void DecodeOptions::add_to(CLI::App& app, bool has_pages) {
   app.add_option("--merge", merge, fmt::format("How partial results meet: {}", fmt::join(merge_names().known, "|")))->capture_default_str();
   app.add_option("--result", result, "everywhere: all heads on every rank|by_heads: a rank's share of the heads")->capture_default_str();
   add_count(app, "--new-tokens", new_tokens, "Tq: the last tokens, which are new", 1, 1 << 20);
   add_count(app, "--run-tokens", run_tokens, "New tokens go round the ranks in runs of so many", 1, max_size);
-  add_count(app, "--page-tokens", page_tokens, "The caches lie in shuffled pages of so many tokens (default: in one block)", 1, 1 << 30);
+  if (has_pages)
+    add_count(app, "--page-tokens", page_tokens, "The caches lie in shuffled pages of so many tokens (default: in one block)", 1, 1 << 30);
 }
 
 std::vector<DecodeMerge> DecodeOptions::merges() const {

@@ -86,6 +86,7 @@ class DrawAttention final : public Draw {
     if (names.size() != 1 || names.front() == "automatic")
       throw Error(ErrorKind::argument, fmt::format("--method: '{}' is not right, want one method to draw", choices_.method));
     const Cluster cluster = plan_.cluster.cluster(plan_.num_ranks);
+    choices_.require_used(parse_dtype(shape_.dtype), plan_.backward, "--backward");
     const AttentionSpec spec = choices_.chosen(shape_.spec(plan_.num_tokens, plan_.num_ranks), names.front(), cluster.topology);
     return show(console, plan_attention(spec, names.front(), plan_.backward, cluster));
   }

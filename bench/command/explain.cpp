@@ -31,6 +31,7 @@ class ExplainAttention final : public Explain {
   int run(const Console& console) override {
     const Cluster cluster = plan_.cluster.cluster(plan_.num_ranks);
     const AttentionSpec spec = shape_.spec(plan_.num_tokens, plan_.num_ranks);
+    choices_.require_used(spec.dtype, plan_.backward, "--backward");
     std::vector<std::string> names = choices_.names();
     const bool automatic = names.front() == "automatic";
     if (automatic) names = parse_choices("all");

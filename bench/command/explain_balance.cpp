@@ -68,8 +68,11 @@ class ExplainBalance final : public Subcommand {
     app.add_flag("--forward-only", forward_only_, "Times of the forward pass alone");
     app.add_flag("--not-causal", not_causal_, "Every token sees its whole sequence");
     app.add_flag("--overlap", overlap_, "Transfers of a micro-batch hide behind its compute");
-    shape_.add_sizes_to(app);
-    cluster_.add_to(app);
+    add_count(app, "--q-heads", shape_.q_heads, "Hq", 1, max_size);
+    add_count(app, "--kv-heads", shape_.kv_heads, "Hkv, a divisor of Hq", 1, max_size);
+    add_count(app, "--head-dim", shape_.head_dim, "D", 1, max_size);
+    app.add_option("--dtype", shape_.dtype, "f32|f16|bf16")->capture_default_str();
+    cluster_.add_to(app, /*has_memory=*/false);  // a sequence's cost is its arithmetic and its transfers
   }
 
   int run(const Console& console) override {

@@ -60,13 +60,15 @@ Json numbers_of(const Planned& planned) {
 
 void Explain::add_common(CLI::App& app, bool has_backward) {
   plan_.add_to(app, has_backward);
-  add_count(app, "--rank", steps_of_, "Show the steps of this rank too", 0, max_ranks - 1);
+  add_count(app, "--rank", steps_of_, "Show the steps of this rank too (not with --json)", 0, max_ranks - 1);
 }
 
 int Explain::show(const Console& console, const std::vector<Planned>& candidates, const std::vector<Refused>& refused,
                   const Cluster& cluster, const Sweep* sweep) const {
   if (steps_of_ >= plan_.num_ranks)
     throw Error(ErrorKind::argument, fmt::format("--rank: {} is not right, want 0 to {}", steps_of_, plan_.num_ranks - 1));
+  if (steps_of_ >= 0 && json())
+    throw Error(ErrorKind::argument, fmt::format("--rank: {} would do nothing: steps are shown as text; want no --json", steps_of_));
   if (candidates.empty()) throw Error(ErrorKind::argument, refused.front().why);
   bool all_proven = true;
   const Planned* best = &candidates.front();

@@ -62,6 +62,7 @@ class Crossovers final : public Subcommand {
 
   int run(const Console& console) override {
     Sweep sweep({"cluster", "ranks", "tokens", "Hq:Hkv", "mask"}, parse_choices("all"), forward_only_ ? Passes::forward : Passes::both);
+    require_links_used();
     for (const std::string& kind : kinds()) add(console, sweep, kind);
     console.progress("");
     show(console, sweep);
@@ -76,21 +77,36 @@ class Crossovers final : public Subcommand {
     return has_figures || !cluster_.nodes.empty() ? std::vector<std::string>{"threads"} : std::vector<std::string>{"threads", "gpus"};
   }
 
+  static std::vector<std::int64_t> listed(const char* option, const std::string& text, const char* standard) {
+    return parse_counts(option, text.empty() ? standard : text);
+  }
+  [[nodiscard]] std::vector<std::int64_t> rank_counts(const std::string& kind) const {
+    std::vector<std::int64_t> counts = listed("--ranks", ranks_, kind == "gpus" ? "8,16" : "4,8");
+    for (const std::int64_t num_ranks : counts) require_ranks(num_ranks);
+    return counts;
+  }
+  [[nodiscard]] Cluster cluster(const std::string& kind, std::int64_t num_ranks) const {
+    ClusterOptions options = cluster_;
+    options.base = kind;
+    return options.one_cluster(static_cast<int>(num_ranks));
+  }
+
+  void require_links_used() const {
+    std::vector<Cluster> clusters;
+    for (const std::string& kind : kinds())
+      for (const std::int64_t num_ranks : rank_counts(kind)) clusters.push_back(cluster(kind, num_ranks));
+    cluster_.require_used(clusters);
+  }
+
   void add(const Console& console, Sweep& sweep, const std::string& kind) const {
     const bool on_gpus = kind == "gpus";
-    const auto listed = [](const char* option, const std::string& text, const char* standard) {
-      return parse_counts(option, text.empty() ? standard : text);
-    };
     AttentionSpec spec;
     spec.q_heads = q_heads_ > 0 ? q_heads_ : on_gpus ? 32 : 8;
     spec.head_dim = head_dim_ > 0 ? head_dim_ : on_gpus ? 128 : 64;
     spec.dtype = !dtype_.empty() ? parse_dtype(dtype_) : on_gpus ? bf16 : f32;
     const std::string ratios = spec.q_heads % 8 == 0 ? fmt::format("{},{}", spec.q_heads, spec.q_heads / 8) : std::to_string(spec.q_heads);
-    ClusterOptions options = cluster_;
-    options.base = kind;
-    for (const std::int64_t num_ranks : listed("--ranks", ranks_, on_gpus ? "8,16" : "4,8")) {
-      require_ranks(num_ranks);
-      const Cluster cluster = options.cluster(static_cast<int>(num_ranks));
+    for (const std::int64_t num_ranks : rank_counts(kind)) {
+      const Cluster machine_cluster = cluster(kind, num_ranks);
       for (const std::int64_t num_tokens : listed("--tokens", tokens_, on_gpus ? "8k,64k" : "1k,8k"))
         for (const std::int64_t kv_heads : listed("--kv-heads", kv_heads_, ratios.c_str())) {
           if (kv_heads < 1 || spec.q_heads % kv_heads != 0)
@@ -103,7 +119,7 @@ class Crossovers final : public Subcommand {
             spec.partition = parse_partition(mask.partition, num_tokens, static_cast<int>(num_ranks));
             const Sweep::Machine machine{
                 {kind, std::to_string(num_ranks), count_text(num_tokens), fmt::format("{}:{}", spec.q_heads, kv_heads), mask.name},
-                cluster};
+                machine_cluster};
             sweep.add(spec, {}, std::span(&machine, 1));
           }
         }

@@ -54,7 +54,7 @@ class ExplainDecode final : public Explain {
     add_common(app, /*has_backward=*/false);
     shape_.add_sizes_to(app);
     app.add_option("--partition", shape_.partition, "Of the cache: contiguous|zigzag|striped|uneven:T0,T1,...")->capture_default_str();
-    decode_.add_to(app);
+    decode_.add_to(app, /*has_pages=*/false);
   }
 
   int run(const Console& console) override {

@@ -34,10 +34,21 @@ std::vector<Scan> LinearOptions::scans() const {
   };
   require("--column-blocks", column_blocks != 0, Scan::pipelined_chain);
   require("--ranks-per-node", ranks_per_node != 0, Scan::hierarchical);
+  if (not_causal && name != "all" && name != seqccl::name(Scan::all_gather))
+    throw Error(ErrorKind::argument, fmt::format("--scan: '{}' would do nothing: --not-causal has no order to scan, it is one all-reduce; "
+                                                 "want --scan all_gather, or none",
+                                                 scan));
   if (not_causal) return {Scan::all_gather};  // without order there is nothing to scan: one all-reduce, whatever is named
   std::vector<Scan> scans;
   for (const std::string& each : name == "all" ? scan_list() : std::vector{name}) scans.push_back(scan_from_name(each));
   return scans;
+}
+
+void LinearOptions::require_nodes_used(std::string_view text) const {
+  const std::string name = resolve(scan_names(), scan);
+  if (!not_causal && (name == "all" || name == seqccl::name(Scan::hierarchical))) return;
+  throw Error(ErrorKind::argument, fmt::format("--nodes: '{}' would do nothing: {} does not look at nodes; want --scan hierarchical", text,
+                                               not_causal ? "--not-causal" : "--scan " + name));
 }
 
 int LinearOptions::ranks_per_node_of(int num_ranks, const Topology& topology) const {

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "seqccl/linear_attention.hpp"
@@ -22,6 +23,8 @@ struct LinearOptions {
   void add_to(CLI::App& app, const char* words, const char* default_node = "as --nodes has it, or a natural number");
   /// One scan, or every one for "all". @throws Error(argument), also if an option is given that none of them takes
   [[nodiscard]] std::vector<Scan> scans() const;
+  /// @throws Error(argument) if --nodes says who shares a node and no named scan asks; `text` is what was written
+  void require_nodes_used(std::string_view text) const;
   /// What tables call it.
   [[nodiscard]] const char* label(Scan scan_of_row) const { return not_causal ? "all_reduce" : seqccl::name(scan_of_row); }
   /// `spec` as these options and the scan want it; nodes of `topology` are those of hierarchical. @throws Error(argument)

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -84,7 +85,21 @@ class SliceFile {
   int index_ = 0;
 };
 
-Mask parse_term(std::string_view term) {
+/// Of a sequence whose length is not known yet.
+constexpr std::int64_t any_length = unbounded;
+
+Mask parse_slices(std::string_view term, std::string_view path, std::int64_t num_tokens) {
+  std::vector<BandSlice> slices = SliceFile(std::string(path)).read();
+  for (std::size_t i = 0; i < slices.size(); ++i) {
+    const std::int64_t q_end = slices[i].q_first + slices[i].q_count, k_end = slices[i].k_first + slices[i].k_count;
+    if (std::max(q_end, k_end) > num_tokens)
+      refuse(term, fmt::format("slices inside the {} tokens of the sequence: slice {} has q up to {} and k up to {}", num_tokens, i, q_end,
+                               k_end));
+  }
+  return Mask::slices(std::move(slices));
+}
+
+Mask parse_term(std::string_view term, std::int64_t num_tokens) {
   const std::size_t colon = term.find(':');
   const std::string kind = resolve(mask_names(), term.substr(0, colon));
   const bool has_argument = colon != std::string_view::npos;
@@ -98,30 +113,47 @@ Mask parse_term(std::string_view term) {
                  : kind == "window" ? "window:LEFT,RIGHT"
                  : kind == "slices" ? "slices:FILE"
                                     : "documents:LEN,LEN,...");
-  if (kind == "slices") return Mask::slices(SliceFile(std::string(argument)).read());
+  if (kind == "slices") return parse_slices(term, argument, num_tokens);
 
   std::vector<std::int64_t> numbers = parse_counts("--mask", argument);
   if (kind == "window") {
     if (numbers.size() != 2 || numbers[0] < -1 || numbers[1] < -1) refuse(term, "window:LEFT,RIGHT with numbers >= -1 (-1: no bound)");
+    if (std::max(numbers[0], numbers[1]) >= num_tokens)
+      refuse(term, fmt::format("bounds of at most {}, or -1 for none: beyond the {} tokens of the sequence a bound does nothing",
+                               num_tokens - 1, num_tokens));
     return Mask::window(numbers[0], numbers[1]);
   }
   for (const std::int64_t number : numbers)
     if (number < 0) refuse(term, "lengths >= 0");
   if (kind == "documents") return Mask::documents(std::move(numbers));
   if (numbers.size() != 1) refuse(term, "prefix:LEN");
+  if (numbers[0] > num_tokens)
+    refuse(term, fmt::format("prefix:LEN of at most the {} tokens of the sequence; all of them is full", num_tokens));
   return Mask::prefix(numbers[0]);
 }
 
 }  // namespace
 
-Mask parse_mask(std::string_view text) {
+Mask parse_mask(std::string_view text) { return parse_mask(text, any_length); }
+
+Mask parse_mask(std::string_view text, std::int64_t num_tokens) {
   Mask mask;
+  std::vector<Mask> terms;
+  bool has_prefix = false;
   for (std::size_t begin = 0;;) {
     const std::size_t plus = text.find('+', begin);
-    mask = mask & parse_term(text.substr(begin, plus - begin));
-    if (plus == std::string_view::npos) return mask;
+    const std::string_view term = text.substr(begin, plus - begin);
+    terms.push_back(parse_term(term, num_tokens));
+    has_prefix = has_prefix || resolve(mask_names(), term.substr(0, term.find(':'))) == "prefix";
+    mask = mask & terms.back();
+    if (plus == std::string_view::npos) break;
     begin = plus + 1;
   }
+  if (terms.size() > 1 && std::ranges::find(terms, Mask::full()) != terms.end())
+    refuse(text, "the other masks without the full one: joined by + a key is seen where all of them let it be seen");
+  if (terms.size() > 1 && has_prefix && std::ranges::find(terms, Mask::causal()) != terms.end())
+    refuse(text, "prefix:LEN without causal: it is causal behind the prefix, and with causal the prefix would do nothing");
+  return mask;
 }
 
 }  // namespace seqccl::command

@@ -113,9 +113,12 @@ Mesh parse_mesh(std::string_view text) {
       if (count < 1 || count > 1 << 20) refuse("--mesh", text, "extents of at least 1");
       *extent = static_cast<int>(count);
     }
-    if (comma == std::string_view::npos) return mesh;
+    if (comma == std::string_view::npos) break;
     begin = comma + 1;
   }
+  if (mesh.heads_outermost && (mesh.heads == 1 || mesh.ring_size() == 1))
+    refuse("--mesh", text, "heads_outermost only with heads and outer or inner above 1: else the ranks are where they are without it");
+  return mesh;
 }
 
 Topology parse_nodes(std::string_view text, int num_ranks) {

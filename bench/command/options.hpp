@@ -28,11 +28,13 @@ inline constexpr const char* mask_help =
 /// full|causal|prefix:LEN|window:LEFT,RIGHT|documents:LEN,LEN,...|slices:FILE, joined by '+' for intersections. FILE is JSON:
 /// [{"q": [first, end], "k": [first, end], "low": ..., "high": ..., "batch": ...}, ...]: keys j with low <= j - i <= high.
 [[nodiscard]] Mask parse_mask(std::string_view text);
+/// The same, of a sequence of so many tokens: what lies beyond it would do nothing and is refused.
+[[nodiscard]] Mask parse_mask(std::string_view text, std::int64_t num_tokens);
 
 /// contiguous|zigzag|striped|uneven:T0,T1,...
 [[nodiscard]] Partition parse_partition(std::string_view text, std::int64_t num_tokens, int num_ranks);
 
-/// heads:U,outer:O,inner:I in any order, what is left out is 1; and heads_outermost.
+/// heads:U,outer:O,inner:I in any order, what is left out is 1; and heads_outermost, which needs heads and rings to choose between.
 [[nodiscard]] Mesh parse_mesh(std::string_view text);
 
 /// KxM: K nodes of M ranks. "" is one node.

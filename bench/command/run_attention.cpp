@@ -29,6 +29,7 @@ class RunAttention final : public Run {
   explicit RunAttention(CLI::App& parent) {
     CLI::App& app = add_to(parent, "attention", "Softmax attention of whole tensors, sharded over ranks", run_attention_examples);
     options_.add_to(app);
+    options_.add_nodes_to(app, "double_ring, mesh, automatic");
     choices_.add_to(app, "automatic|all|");
     app.add_option("--mask", mask_, mask_help)->capture_default_str();
     add_softmax(app);
@@ -37,6 +38,7 @@ class RunAttention final : public Run {
   int run(const Console& console) override {
     const RunSettings settings = options_.settings();
     const std::vector<std::string> names = choices_.names();
+    if (!options_.nodes.empty()) choices_.require_nodes_used("--nodes", options_.nodes);
     AttentionSpec spec;
     spec.mask = parse_mask(mask_);
     spec.softcap = softcap_;
@@ -45,7 +47,9 @@ class RunAttention final : public Run {
     const AttentionTensors tensors = read(file);
     describe_shapes(tensors, spec);
     spec.partition = parse_partition(options_.partition, tensors.q.extent(1), settings.num_ranks);
+    (void)parse_mask(mask_, tensors.q.extent(1));  // now that the length is known
     const bool has_dout = tensors.dout.present();
+    choices_.require_used(spec.dtype, has_dout, "an input with dout, without --forward-only");
 
     RunReport report({{"B", spec.batch},
                       {"N", spec.partition.num_tokens()},

@@ -32,6 +32,7 @@ class RunLinear final : public Run {
   explicit RunLinear(CLI::App& parent) {
     CLI::App& app = add_to(parent, "linear", "Linear attention of whole tensors, sharded over ranks", run_linear_examples);
     options_.add_to(app, /*has_backward=*/true, "contiguous|zigzag|uneven:T0,T1,...");
+    options_.add_nodes_to(app, "hierarchical");
     app.add_option("--kind", kind_,
                    fmt::format("{} (default: what bonus, beta and the shape of log_decay mean)", fmt::join(kind_list(), "|")));
     linear_.add_to(app, "all|");
@@ -40,6 +41,7 @@ class RunLinear final : public Run {
   int run(const Console& console) override {
     const RunSettings settings = options_.settings();
     const std::vector<Scan> scans = linear_.scans();
+    if (!options_.nodes.empty()) linear_.require_nodes_used(options_.nodes);
     std::optional<LinearKind> kind;
     if (!kind_.empty()) kind = parse_kind(kind_);
     SafetensorsFile file(options_.input);

@@ -25,7 +25,6 @@ void RunOptions::add_to(CLI::App& app, bool has_backward, const char* partitions
       app, "--scale",
       [this](const std::string& option, const std::string& text) { scale = parse_number(option, text, -1e30, 1e30, "a number"); },
       "Factor on the scores (default: 1/sqrt(D) for softmax, 1 for linear)", "NUMBER", "");
-  app.add_option("--nodes", nodes, "KxM: K nodes of M ranks, for methods that look at nodes");
   add_count(app, "--repeat", repeat, "Timed runs; the median is shown", 1, 1000000);
   add_count(app, "--warmup", warmup, "Runs before the timed ones", 0, 1000000);
   add_count(app, "--threads", num_threads, "Kernel threads per rank (default: cores / ranks)", 1, 4096);
@@ -33,6 +32,10 @@ void RunOptions::add_to(CLI::App& app, bool has_backward, const char* partitions
              "seconds from 0.001 to 1e9");
   if (has_backward) app.add_flag("--forward-only", forward_only, "No gradients, even if the file has dout");
   app.add_flag("--check{auto}", check, "Compare with the double reference; --check=full: all rows and gradients, however long");
+}
+
+void RunOptions::add_nodes_to(CLI::App& app, const char* users) {
+  app.add_option("--nodes", nodes, std::string("KxM: K nodes of M ranks (") + users + ")");
 }
 
 RunSettings RunOptions::settings() const {

@@ -22,6 +22,8 @@ struct RunOptions {
 
   /// `partitions`: those that the operation takes.
   void add_to(CLI::App& app, bool has_backward = true, const char* partitions = "contiguous|zigzag|striped|uneven:T0,T1,...");
+  /// --nodes, of operations that look at them: `users` says which of their ways do.
+  void add_nodes_to(CLI::App& app, const char* users);
   /// Checks what needs no tensors: launcher, ranks, transport, --check. @throws Error(argument)
   [[nodiscard]] RunSettings settings() const;
   [[nodiscard]] bool wants_check() const noexcept { return !check.empty(); }

@@ -5,7 +5,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
+#include <set>
 
 #include "command/names.hpp"
 #include "command/number_option.hpp"
@@ -69,7 +71,7 @@ AttentionSpec AttentionShape::sizes(std::int64_t num_tokens) const {
 
 AttentionSpec AttentionShape::spec(std::int64_t num_tokens, int num_ranks) const {
   AttentionSpec spec = sizes(num_tokens);
-  spec.mask = parse_mask(mask);
+  spec.mask = parse_mask(mask, num_tokens);
   spec.partition = parse_partition(partition, num_tokens, num_ranks);
   return spec;
 }
@@ -98,18 +100,39 @@ LinearSpec LinearShape::spec(std::int64_t num_tokens, int num_ranks) const {
   return spec;
 }
 
-void ClusterOptions::add_to(CLI::App& app) {
+void ClusterOptions::add_to(CLI::App& app, bool has_memory) {
   app.add_option("--cluster", base,
                  "threads (the default: ranks as threads of one machine: 1,8 inside, 20 GFLOP/s, 8 GB/s memory) | gpus (8 to a node: 5,300 "
                  "inside, 10,45 between, 400000 GFLOP/s, 2500 GB/s memory, 5 us a kernel); the options below change single figures");
   app.add_option("--nodes", nodes, "KxM: K nodes of M ranks (default: threads one node, gpus 8 ranks a node)");
-  app.add_option("--inside", inside, "Links inside a node: LATENCY_US,GB_PER_S");
-  app.add_option("--between", between, "Links between nodes: LATENCY_US,GB_PER_S");
+  app.add_option("--inside", inside, "Links inside a node: LATENCY_US,GB_PER_S (nodes of several ranks)");
+  app.add_option("--between", between,
+                 "Links between nodes: LATENCY_US,GB_PER_S (several nodes: --nodes, or --cluster gpus beyond 8 ranks)");
   add_number(app, "--gflops", gflops, "GFLOP/s of a rank's kernels", 1e-6, 1e9, "a number from 1e-6 to 1e9");
-  add_number(app, "--memory", memory, "GB/s of a rank's memory", 1e-6, 1e9, "a number from 1e-6 to 1e9");
+  if (has_memory) add_number(app, "--memory", memory, "GB/s of a rank's memory", 1e-6, 1e9, "a number from 1e-6 to 1e9");
 }
 
 Cluster ClusterOptions::cluster(int num_ranks) const {
+  const Cluster cluster = one_cluster(num_ranks);
+  require_used(std::span(&cluster, 1));
+  return cluster;
+}
+
+void ClusterOptions::require_used(std::span<const Cluster> clusters) const {
+  const auto nodes_of = [](const Cluster& each) { return std::set<int>(each.topology.node.begin(), each.topology.node.end()).size(); };
+  const auto none = [&](auto&& is_there) { return std::none_of(clusters.begin(), clusters.end(), is_there); };
+  if (!between.empty() && none([&](const Cluster& each) { return nodes_of(each) > 1; }))
+    throw Error(ErrorKind::argument,
+                fmt::format("--between: '{}' would do nothing: all ranks are on one node; want --nodes KxM with K above "
+                            "1, or --cluster gpus with more ranks (8 to a node, so 16, 24, ...)",
+                            between));
+  if (!inside.empty() &&
+      none([&](const Cluster& each) { return each.topology.node.empty() || nodes_of(each) < each.topology.node.size(); }))
+    throw Error(ErrorKind::argument,
+                fmt::format("--inside: '{}' would do nothing: every rank is a node of its own; want --nodes KxM with M above 1", inside));
+}
+
+Cluster ClusterOptions::one_cluster(int num_ranks) const {
   Cluster cluster = Cluster::thread_ranks();
   const std::string kind = resolve(cluster_names(), base.empty() ? "threads" : base);
   if (kind == "gpus") cluster = {{}, {5e-6, 300e9}, {10e-6, 45e9}, 400e12, 2500e9, 5e-6};

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "seqccl/attention.hpp"
@@ -41,8 +42,13 @@ struct ClusterOptions {
   std::string base, nodes, inside, between;
   double gflops = 0, memory = 0;
 
-  void add_to(CLI::App& app);
+  void add_to(CLI::App& app, bool has_memory = true);
+  /// @throws Error(argument), also if --inside or --between is for links that it does not have
   [[nodiscard]] Cluster cluster(int num_ranks) const;
+  /// The same without that: one of several machines.
+  [[nodiscard]] Cluster one_cluster(int num_ranks) const;
+  /// @throws Error(argument) if --inside or --between is for links that none of them has
+  void require_used(std::span<const Cluster> clusters) const;
 };
 
 }  // namespace seqccl::command

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -67,12 +68,28 @@ struct TraceEvent {
   double begin_s = 0, end_s = 0;
 };
 
+/// Text that lives elsewhere, at least for the call: a literal, a std::string that has a name, or what views one. A temporary std::string
+/// would be gone before it is read, and the compiler refuses it.
+class DescriptionView {
+ public:
+  constexpr DescriptionView() = default;
+  constexpr DescriptionView(const char* text) : text_(text) {}
+  constexpr DescriptionView(std::string_view text) : text_(text) {}
+  DescriptionView(const std::string& text) : text_(text) {}
+  DescriptionView(const std::string&&) = delete;
+  DescriptionView(std::nullptr_t) = delete;
+  [[nodiscard]] constexpr std::string_view text() const noexcept { return text_; }
+
+ private:
+  std::string_view text_{};
+};
+
 struct RunOptions {
   std::chrono::nanoseconds timeout = std::chrono::minutes(10);
   int num_threads = 1;    // for the kernels
   AttendKernel attend{};  // the user's own, if any
   std::vector<TraceEvent>* trace = nullptr;
-  std::string_view description{};  // lines about the operation, compared between ranks on a mismatch; empty: the schedule's name. A view!
+  DescriptionView description{};  // lines about the operation, compared between ranks on a mismatch; empty: the schedule's name
 };
 
 /// Runs this rank's schedule: the caller computes, one progress thread drives all communication lanes; a sequential

@@ -174,7 +174,7 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
                                                  schedule.num_ranks, transport.rank(), transport.num_ranks()));
   }
   recording_failure(transport, [&] { transport.check(); });
-  const std::string_view description = options.description.empty() ? std::string_view(schedule.name) : options.description;
+  const std::string_view given = options.description.text(), description = given.empty() ? std::string_view(schedule.name) : given;
   transport.describe_operation(description);
   if (options.trace != nullptr) options.trace->assign(schedule.steps.size(), {});
 

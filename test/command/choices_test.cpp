@@ -36,7 +36,7 @@ TEST(Choices, meshes_bursts_and_head_groups_are_right) {
         {"--method", "ring", "--mesh", "heads:4,inner:2,heads_outermost"},
         {"--method", "kv_all_gather", "--mesh", "heads:2,inner:4", "--head-groups", "2"},
         {"--method", "head_swap", "--head-groups", "2"},
-        {"--method", "token_ring", "--partials-in-dtype"},
+        {"--method", "token_ring", "--dtype", "bf16", "--partials-in-dtype"},
         {"--method", "usp", "--nodes", "2x4"},
         {"--method", "burst_engine", "--nodes", "4x2"}}) {
     std::vector<std::string> checked = options;

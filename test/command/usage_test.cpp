@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "command/support.hpp"
+#include "command/tensor.hpp"
 
 namespace seqccl::command::test {
 namespace {
@@ -62,6 +63,92 @@ TEST(Usage, options_that_would_do_nothing_are_refused) {
   expect_refused({"bench", "attention", "--tokens", "64", "--ranks-per-node", "8"},
                  "--ranks-per-node: 8 is not right, want a divisor of 2");
   EXPECT_EQ(run({"explain", "linear", "--ranks", "4", "--tokens", "64", "--nodes", "2x2", "--ranks-per-node", "2"}).code, exit_right);
+}
+
+TEST(Usage, attention_options_that_would_do_nothing_are_refused) {
+  const std::vector<std::string> explain = {"explain", "attention", "--ranks", "4", "--tokens", "64"};
+  const auto refused = [&](std::vector<std::string> options, const std::string& line) {
+    for (const char* subcommand : {"explain", "draw"}) {
+      std::vector<std::string> all = explain;
+      all[0] = subcommand;
+      all.insert(all.end(), options.begin(), options.end());
+      expect_refused(all, line);
+    }
+    options.insert(options.begin(), {"bench", "attention", "--ranks", "4", "--tokens", "64"});
+    expect_refused(options, line);
+  };
+  refused({"--method", "ring", "--burst"},
+          "--burst: it changes the backward pass and there is none, so it would do nothing; want --backward");
+  refused({"--method", "ring", "--dtype", "bf16", "--partials-in-dtype"}, "--partials-in-dtype: --method ring sends no partial results");
+  refused({"--method", "token_ring", "--partials-in-dtype"}, "--partials-in-dtype: dtype is f32, in which partial results travel anyway");
+  refused({"--method", "ring", "--mask", "prefix:65"}, "--mask: 'prefix:65' is not right, want prefix:LEN of at most the 64 tokens");
+  refused({"--method", "ring", "--mask", "causal+window:64,0"}, "--mask: 'window:64,0' is not right, want bounds of at most 63");
+  refused({"--method", "ring", "--mask", "full+causal"}, "--mask: 'full+causal' is not right, want the other masks without the full one");
+  refused({"--method", "ring", "--mask", "causal+prefix:8"}, "--mask: 'causal+prefix:8' is not right, want prefix:LEN without causal");
+  refused({"--method", "ring", "--mesh", "heads:4,heads_outermost"}, "--mesh: 'heads:4,heads_outermost' is not right");
+  const auto taken = [&](std::vector<std::string> options) {
+    options.insert(options.begin(), explain.begin(), explain.end());
+    const Ran ran = run(options);
+    EXPECT_EQ(ran.code, exit_right) << ran.err;
+  };
+  taken({"--method", "token_ring", "--dtype", "f16", "--partials-in-dtype"});
+  taken({"--method", "all", "--dtype", "bf16", "--partials-in-dtype"});
+  taken({"--method", "automatic", "--burst"});  // which decides by both passes
+  taken({"--method", "ring", "--burst", "--backward"});
+  taken({"--method", "ring", "--mask", "prefix:64"});
+  taken({"--method", "ring", "--mask", "window:63,0"});
+}
+
+TEST(Usage, nodes_and_links_that_nobody_looks_at_are_refused) {
+  const Folder folder;
+  const std::string in = folder.file("in.safetensors"), slices = folder.file("prefix.json");
+  const HostTensor q = random_tensor(f32, {1, 16, 2, 4}, 1);
+  write_safetensors(in, {{"q", &q}, {"k", &q}, {"v", &q}});
+  const auto attention = [&](std::vector<std::string> options) {
+    options.insert(options.begin(), {"run", "attention", "-i", in, "--ranks", "4"});
+    return options;
+  };
+  expect_refused(attention({"--method", "ring", "--nodes", "2x2"}),
+                 "--nodes: '2x2' would do nothing: --method ring does not look at nodes");
+  expect_refused(attention({"--method", "double_ring", "--mesh", "outer:2,inner:2", "--nodes", "2x2"}),
+                 "--nodes: '2x2' would do nothing: --mesh says already who is where");
+  expect_refused(attention({"--method", "ring", "--burst"}),
+                 "--burst: it changes the backward pass and there is none, so it would do nothing; want an input with dout");
+  expect_refused(attention({"--mask", "prefix:17"}), "--mask: 'prefix:17' is not right, want prefix:LEN of at most the 16 tokens");
+  write_text(slices, R"([{"q": [0, 16], "k": [0, 8]}, {"q": [0, 17], "k": [8, 9]}])");
+  expect_refused(attention({"--mask", "slices:" + slices}), "--mask: 'slices:");
+  write_text(slices, R"([{"q": [0, 16], "k": [0, 8]}])");
+  EXPECT_EQ(run(attention({"--mask", "causal+slices:" + slices})).code, exit_right);  // a file may be named prefix
+  EXPECT_EQ(run(attention({"--method", "double_ring", "--nodes", "2x2"})).code, exit_right);
+  expect_refused({"run", "linear", "-i", in, "--scan", "chain", "--nodes", "2x2"},
+                 "--nodes: '2x2' would do nothing: --scan chain does not look at nodes; want --scan hierarchical");
+  expect_refused({"run", "decode", "-i", in, "--nodes", "2x2"}, "--nodes: 'run decode' has no such option");
+  expect_refused({"bench", "attention", "--ranks", "4", "--method", "ring", "--ranks-per-node", "2"},
+                 "--ranks-per-node: '2' would do nothing");
+  expect_refused({"bench", "attention", "--ranks", "2,3", "--ranks-per-node", "2"},
+                 "--ranks-per-node: 2 is not right, want a divisor of 3");
+  expect_refused({"explain", "linear", "--kind", "basic", "--not-causal", "--scan", "chain"}, "--scan: 'chain' would do nothing");
+
+  for (const char* what : {"attention", "linear", "decode", "context_pass"})
+    expect_refused({"explain", what, "--between", "8,2"}, "--between: '8,2' would do nothing: all ranks are on one node; want --nodes KxM");
+  expect_refused({"explain", "balance", "--lengths", "8,9", "--between", "8,2"}, "--between: '8,2' would do nothing");
+  expect_refused({"explain", "attention", "--nodes", "4x1", "--inside", "8,2"}, "--inside: '8,2' would do nothing: every rank is a node");
+  expect_refused({"explain", "crossovers", "--between", "8,2"}, "--between: '8,2' would do nothing");
+  expect_refused({"explain", "crossovers", "--cluster", "gpus", "--ranks", "4,8", "--between", "8,2"}, "--between: '8,2' would do nothing");
+  const Ran one_of_two = run({"explain", "crossovers", "--cluster", "gpus", "--ranks", "4,16", "--tokens", "1k", "--kv-heads", "4",
+                              "--forward-only", "--between", "8,2"});
+  EXPECT_EQ(one_of_two.code, exit_right) << one_of_two.err;
+}
+
+TEST(Usage, what_a_subcommand_does_not_use_it_does_not_take) {
+  const std::vector<std::string> balance = {"explain", "balance", "--lengths", "8,9"};
+  for (const char* option : {"--batch", "--v-head-dim", "--memory"}) {
+    std::vector<std::string> all = balance;
+    all.insert(all.end(), {option, "2"});
+    expect_refused(all, std::string(option) + ": 'explain balance' has no such option");
+  }
+  expect_refused({"explain", "decode", "--page-tokens", "4"}, "--page-tokens: 'explain decode' has no such option");
+  expect_refused({"explain", "attention", "--method", "ring", "--rank", "0", "--json"}, "--rank: 0 would do nothing");
 }
 
 TEST(Usage, counts_take_suffixes_and_help_shows_defaults) {

@@ -7,6 +7,9 @@
 #include <iterator>
 #include <optional>
 #include <random>
+#include <string>
+#include <string_view>
+#include <type_traits>
 
 #include "rings.hpp"
 #include "seqccl/communicator.hpp"
@@ -279,6 +282,25 @@ TEST(RunHost, RanksMayLeaveAsSoonAsTheyAreDone) {
       EXPECT_FALSE(error.has_value()) << error->what();
     });
   }
+}
+
+// A view of a temporary would be read after it is gone: it does not compile.
+template <class Text>
+inline constexpr bool describes = std::is_constructible_v<DescriptionView, Text>&& std::is_assignable_v<DescriptionView&, Text>;
+static_assert(describes<const char (&)[6]> && describes<const char*> && describes<std::string_view>);
+static_assert(describes<std::string&> && describes<const std::string&>);
+static_assert(!describes<std::string> && !describes<const std::string> && !describes<std::nullptr_t>);
+static_assert(std::is_trivially_copyable_v<DescriptionView>, "a view: a run allocates nothing for it");
+
+TEST(RunHost, ADescriptionIsALiteralOrTextWithAName) {
+  const std::string named = "ring";
+  RunOptions options{.description = named};
+  EXPECT_EQ(options.description.text().data(), named.data());
+  options.description = "literal";
+  EXPECT_EQ(options.description.text(), "literal");
+  options.description = std::string_view(named).substr(1);
+  EXPECT_EQ(options.description.text(), "ing");
+  EXPECT_TRUE(RunOptions{}.description.text().empty());
 }
 
 TEST(RunHost, DifferentOperationsAreAMismatch) {
