@@ -106,16 +106,19 @@ class Launch final : public Subcommand {
         {"MASTER_ADDR", "127.0.0.1"},
         {"MASTER_PORT", std::to_string(other_port.number())},
     };
-    std::vector<Child> ranks;
-    for (int rank = 0; rank < num_ranks_; ++rank) {
-      for (const char* name : {"SEQCCL_RANK", "RANK", "LOCAL_RANK"}) variables[name] = std::to_string(rank);
-      ranks.emplace_back(program_, environment_with(variables), captured);
-    }
+    const auto start = [&] {
+      std::vector<Child> ranks;
+      for (int rank = 0; rank < num_ranks_; ++rank) {
+        for (const char* name : {"SEQCCL_RANK", "RANK", "LOCAL_RANK"}) variables[name] = std::to_string(rank);
+        ranks.emplace_back(program_, environment_with(variables), captured);
+      }
+      return ranks;
+    };
     const auto milliseconds = [](double seconds) { return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1e3)); };
     Supervision supervision{.grace = milliseconds(grace_s_), .kill_after = milliseconds(kill_after_s_)};
     if (timeout_s_ > 0) supervision.timeout = milliseconds(timeout_s_);
     const auto begin = std::chrono::steady_clock::now();
-    const int code = supervise(ranks, supervision, console.out, console.err);
+    const int code = supervise(start, supervision, console.out, console.err);
     const bool is_late = supervision.timeout && std::chrono::steady_clock::now() - begin >= *supervision.timeout;
     if (code != exit_right) console.err << hint(code == exit_communication_failed && is_late);
     return code;

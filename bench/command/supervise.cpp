@@ -104,12 +104,12 @@ struct Stream {
 
 class Supervisor {
  public:
-  Supervisor(std::vector<Child>& ranks, const Supervision& supervision, std::ostream& out, std::ostream& err)
-      : ranks_(ranks), supervision_(supervision), out_(out), err_(err) {
-    for (std::size_t i = 0; i < ranks.size(); ++i) {
+  Supervisor(const std::function<std::vector<Child>()>& start, const Supervision& supervision, std::ostream& out, std::ostream& err)
+      : supervision_(supervision), out_(out), err_(err), ranks_(start()) {
+    for (std::size_t i = 0; i < ranks_.size(); ++i) {
       const std::string prefix = fmt::format("[{}] ", i);
-      if (ranks[i].out().is_open()) streams_.push_back({&ranks[i].out(), &out_, prefix});
-      if (ranks[i].err().is_open()) streams_.push_back({&ranks[i].err(), &err_, prefix});
+      if (ranks_[i].out().is_open()) streams_.push_back({&ranks_[i].out(), &out_, prefix});
+      if (ranks_[i].err().is_open()) streams_.push_back({&ranks_[i].err(), &err_, prefix});
     }
     if (supervision.timeout) timeout_at_ = Clock::now() + *supervision.timeout;
   }
@@ -230,10 +230,10 @@ class Supervisor {
     for (const Child& rank : ranks_) rank.signal(number);
   }
 
-  std::vector<Child>& ranks_;
   Supervision supervision_;
   Outlet out_, err_;
-  SignalPipe signals_;
+  SignalPipe signals_;  // before the ranks: who sees a rank may send a signal
+  std::vector<Child> ranks_;
   std::vector<Stream> streams_;
   int code_ = exit_right;
   std::string reason_;  // of the first failure
@@ -243,8 +243,8 @@ class Supervisor {
 
 }  // namespace
 
-int supervise(std::vector<Child>& ranks, const Supervision& supervision, std::ostream& out, std::ostream& err) {
-  return Supervisor(ranks, supervision, out, err).run();
+int supervise(const std::function<std::vector<Child>()>& start, const Supervision& supervision, std::ostream& out, std::ostream& err) {
+  return Supervisor(start, supervision, out, err).run();
 }
 
 }  // namespace seqccl::command

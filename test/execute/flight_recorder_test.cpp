@@ -198,15 +198,6 @@ TEST(FlightRecorder, MayBeReadWhileRanksRun) {
   });
 }
 
-/// However long the first of the others takes to notice: a machine may be busy.
-void sleep_until_failed(Transport& transport) {
-  try {
-    for (int i = 0; i < 5000; ++i, std::this_thread::sleep_for(milliseconds(5))) transport.check();
-  } catch (const Error&) {
-    std::this_thread::sleep_for(milliseconds(400));  // all look at it before it goes on
-  }
-}
-
 TEST(FlightRecorder, ARankThatSleepsInItsStepIsInEveryRecord) {
   for (const int num_ranks : {2, 3, 4, 5, 7, 8}) {
     const Records records;

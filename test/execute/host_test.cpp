@@ -23,15 +23,6 @@ using std::chrono::seconds;
 
 void sleep(milliseconds duration) { std::this_thread::sleep_for(duration); }
 
-/// However long the first of the others takes to notice: a machine may be busy. Then all look at it before it goes on.
-void sleep_until_failed(Transport& transport) {
-  try {
-    for (int i = 0; i < 5000; ++i, sleep(milliseconds(5))) transport.check();
-  } catch (const Error&) {
-    sleep(milliseconds(400));
-  }
-}
-
 std::ptrdiff_t num_threads_of_process() {
   std::thread([] {}).join();  // sanitizers start a thread of their own beside the first
   return std::distance(std::filesystem::directory_iterator("/proc/self/task"), std::filesystem::directory_iterator{});

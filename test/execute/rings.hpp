@@ -2,15 +2,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "seqccl/execute.hpp"
 #include "seqccl/recorder.hpp"
+#include "seqccl/transport.hpp"
 #include "support/tensor.hpp"
 
 namespace seqccl::test {
@@ -87,5 +90,15 @@ struct RingRank {
     return true;
   }
 };
+
+/// For a rank that is to be found asleep. However long the first of the others takes to notice (a machine may be busy); then all look at
+/// it before it goes on.
+inline void sleep_until_failed(Transport& transport) {
+  try {
+    for (int i = 0; i < 5000; ++i, std::this_thread::sleep_for(std::chrono::milliseconds(5))) transport.check();
+  } catch (const Error&) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  }
+}
 
 }  // namespace seqccl::test
