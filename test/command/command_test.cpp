@@ -11,6 +11,7 @@
 
 #include "command/support.hpp"
 #include "seqccl/attention.hpp"
+#include "seqccl/explain.hpp"
 
 namespace seqccl::command::test {
 namespace {
@@ -333,6 +334,24 @@ TEST(Command, draw_writes_svg) {
   EXPECT_EQ(linear.code, 0) << linear.err;
   EXPECT_GT(json::parse(linear.out).at("simulated_s").get<double>(), 0);
   EXPECT_GT(std::filesystem::file_size(folder.file("chain.svg")), 500u);
+}
+
+TEST(Command, drawings_say_how_large_they_are_and_huge_ones_are_refused) {
+  const Folder folder;
+  const std::string file = folder.file("ring.svg");
+  const Ran ran = run({"draw", "attention", "--ranks", "4", "--tokens", "1k", "-o", file});
+  EXPECT_EQ(ran.code, exit_right) << ran.err;
+  EXPECT_EQ(ran.out.find("wrote " + file + ", " + human_bytes(static_cast<double>(std::filesystem::file_size(file)))), 0u) << ran.out;
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"draw", "attention", "--ranks", "1024", "--method", "ring", "-o", folder.file("huge.svg")},
+        {"draw", "linear", "--ranks", "512", "--scan", "zeco", "--column-blocks", "64", "-o", folder.file("huge.svg")}}) {
+    const Ran huge = run(arguments);
+    EXPECT_EQ(huge.code, exit_bad_input);
+    for (const std::string& words :
+         {"--ranks: " + arguments[3] + " ranks take ", std::string("MiB; want at most 100000 steps: fewer ranks")})
+      EXPECT_NE(huge.err.find(words), std::string::npos) << huge.err;
+    EXPECT_FALSE(std::filesystem::exists(folder.file("huge.svg")));
+  }
 }
 
 /// The fill of every legend entry, by its name.
