@@ -369,6 +369,18 @@ TEST(Command, drawings_of_scans_say_what_they_are) {
   const Ran ran = run({"draw", "linear", "--ranks", "4", "--tokens", "1k", "--scan", "zeco", "--kind", "kda", "--column-blocks", "4"});
   ASSERT_EQ(ran.code, exit_right) << ran.err;
   EXPECT_NE(ran.out.find("linear forward, kda by pipelined_chain, 4 ranks</text>"), std::string::npos);
+  EXPECT_NE(ran.out.find("<title>linear forward, kda by pipelined_chain, 4 ranks</title>"), std::string::npos);
+  const auto title = [](std::vector<std::string> options) {
+    options.insert(options.begin(), "draw");
+    options.insert(options.end(), {"--ranks", "4", "--tokens", "256"});
+    const std::string svg = run(options).out;
+    const std::size_t begin = svg.find("<title>") + 7;
+    return svg.substr(begin, svg.find("</title>") - begin);
+  };
+  EXPECT_EQ(title({"linear", "--not-causal", "--kind", "basic", "--backward"}), "linear backward, basic by all_reduce, 4 ranks");
+  EXPECT_EQ(title({"attention", "--method", "ring"}), "ring forward, 4 ranks");
+  EXPECT_EQ(title({"attention", "--mesh", "heads:2,inner:2"}), "ring forward on a mesh, heads 2 x outer 1 x inner 2, 4 ranks");
+  EXPECT_EQ(title({"attention", "--method", "burst_backward", "--backward"}), "ring backward, burst, 4 ranks");
   const auto fills = legend_of(ran.out);
   for (const char* name : {"copy", "take columns", "put columns", "state step"}) EXPECT_EQ(fills.count(name), 1u) << name;
   std::set<std::string> colours;
