@@ -13,7 +13,7 @@ namespace seqccl::command {
 
 void PlanOptions::add_to(CLI::App& app, bool has_backward) {
   add_count(app, "-p,--ranks", num_ranks, "Number of ranks", 1, max_ranks);
-  add_count(app, "-n,--tokens", num_tokens, "N, tokens in all; k, m, g mean 2^10, 2^20, 2^30", 1, max_size);
+  add_count(app, "-n,--tokens", num_tokens, "N, tokens in all", 1, max_size);
   if (has_backward) app.add_flag("--backward", backward, "The backward pass instead of the forward pass");
   cluster.add_to(app);
 }
