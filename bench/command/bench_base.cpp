@@ -15,7 +15,7 @@ namespace seqccl::command {
 
 void Bench::add_common(CLI::App& app, bool has_backward) {
   add_ranks(app);
-  app.add_option("-n,--tokens", tokens_, "Numbers of tokens, with commas; k, m mean 2^10, 2^20")->capture_default_str();
+  app.add_option("-n,--tokens", tokens_, "Numbers of tokens, with commas")->capture_default_str();
   add_count(app, "--threads", settings_.num_threads, "Kernel threads per rank (default: cores / ranks)", 1, 4096);
   if (has_backward) app.add_flag("--backward", backward_, "Time the backward pass too");
   app.add_flag("!--no-check", checks_, "Leave out the sampled check (#wrong)");

@@ -29,7 +29,7 @@ class BenchExchange final : public Bench {
                "stream, latency is ping_pong's. Buffers are the same every time and may stay in cache; #wrong looks at the last\n"
                "operation, and every one sends the same numbers.");
     add_ranks(app);
-    app.add_option("--bytes", bytes_, "Sizes, with commas; k, m mean 2^10, 2^20")->capture_default_str();
+    app.add_option("--bytes", bytes_, "Sizes, with commas")->capture_default_str();
     app.add_option("--pattern", pattern_, "all|ping_pong|all_gather")->capture_default_str();
     settings_.warmup = 3;
     settings_.repeat = 20;

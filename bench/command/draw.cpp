@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -19,17 +21,24 @@
 namespace seqccl::command {
 namespace {
 
-constexpr std::size_t max_steps = 200'000;  // some 33 MB of SVG, which no viewer likes
+/// Of all ranks: some 30 MB of SVG, about as much as a browser shows.
+constexpr double max_steps = 100000, bytes_per_step = 200;
 
-/// @throws Error(argument) if the picture would be one that nobody can open
-void require_drawable(const Planned& planned) {
-  std::size_t num_steps = 0;
-  for (const Schedule& schedule : planned.schedules) num_steps += schedule.steps.size();
-  if (num_steps > max_steps)
-    throw Error(ErrorKind::argument,
-                fmt::format("--ranks: {} ranks have {} steps, too many for a picture, want at most {}: take fewer ranks, or "
-                            "`explain`, which draws nothing",
-                            planned.schedules.size(), num_steps, max_steps));
+void require_drawable(double num_steps, int num_ranks) {
+  if (num_steps <= max_steps) return;
+  throw Error(ErrorKind::argument,
+              fmt::format("--ranks: {} ranks take {:.0f} steps, a picture of some {}; want at most {:.0f} steps: fewer ranks show the same "
+                          "pattern, and `seqccl explain` has the numbers of many ranks, with --rank R the steps of one",
+                          num_ranks, num_steps, human_bytes(num_steps * bytes_per_step), max_steps));
+}
+
+/// Before all is planned, which takes long where there is much: the first, middle and last rank tell how much at least.
+template <class Spec>
+void require_drawable(Schedule (*record)(const Spec&, Rank, const RecordOptions&), const Spec& spec) {
+  const int num_ranks = spec.partition.num_ranks();
+  std::size_t fewest = SIZE_MAX;
+  for (const Rank rank : {0, num_ranks / 2, num_ranks - 1}) fewest = std::min(fewest, record(spec, rank, {}).steps.size());
+  require_drawable(static_cast<double>(fewest) * num_ranks, num_ranks);
 }
 
 class Draw : public Subcommand {
@@ -46,7 +55,9 @@ class Draw : public Subcommand {
     }
     if (json() && output_.empty())
       throw Error(ErrorKind::argument, "--json: want --output FILE.svg too, the picture and the numbers cannot both go to stdout");
-    require_drawable(planned);
+    std::size_t num_steps = 0;
+    for (const Schedule& schedule : planned.schedules) num_steps += schedule.steps.size();
+    require_drawable(static_cast<double>(num_steps), static_cast<int>(planned.schedules.size()));
     const std::string picture = seqccl::draw(planned.schedules, planned.simulation);
     if (output_.empty()) {
       console.out << picture;
@@ -57,12 +68,17 @@ class Draw : public Subcommand {
     stream.close();
     if (!stream) throw Error(ErrorKind::argument, fmt::format("--output: {}: cannot be written: {}", output_, std::strerror(errno)));
     if (json())
-      console.out
-          << nlohmann::ordered_json{{"method", planned.method}, {"simulated_s", planned.simulation.seconds}, {"file", output_}}.dump(1)
-          << '\n';
+      console.out << nlohmann::ordered_json{{"method", planned.method},
+                                            {"simulated_s", planned.simulation.seconds},
+                                            {"steps", num_steps},
+                                            {"file", output_},
+                                            {"file_bytes", picture.size()}}
+                         .dump(1)
+                  << '\n';
     else
-      console.out << fmt::format("wrote {}: {}, {} ranks, {} simulated\n", output_, planned.schedules.front().name,
-                                 planned.schedules.size(), human_seconds(planned.simulation.seconds));
+      console.out << fmt::format("wrote {}, {}: {}, {} ranks, {} steps, {} simulated\n", output_,
+                                 human_bytes(static_cast<double>(picture.size())), planned.schedules.front().name, planned.schedules.size(),
+                                 num_steps, human_seconds(planned.simulation.seconds));
     return exit_right;
   }
 
@@ -88,6 +104,9 @@ class DrawAttention final : public Draw {
     const Cluster cluster = plan_.cluster.cluster(plan_.num_ranks);
     choices_.require_used(parse_dtype(shape_.dtype), plan_.backward, "--backward");
     const AttentionSpec spec = choices_.chosen(shape_.spec(plan_.num_tokens, plan_.num_ranks), names.front(), cluster.topology);
+    if (const std::string why = refusal(spec); !why.empty()) throw Error(ErrorKind::argument, why);
+    const MethodEntry& entry = entry_of(spec.method);
+    require_drawable(plan_.backward ? entry.backward : entry.forward, spec);
     return show(console, plan_attention(spec, names.front(), plan_.backward, cluster));
   }
 
@@ -112,6 +131,8 @@ class DrawLinear final : public Draw {
     if (scans.size() != 1) throw Error(ErrorKind::argument, fmt::format("--scan: '{}' is not right, want one scan to draw", linear_.scan));
     const Cluster cluster = plan_.cluster.cluster(plan_.num_ranks);
     const LinearSpec spec = linear_.chosen(shape_.spec(plan_.num_tokens, plan_.num_ranks), scans.front(), cluster.topology);
+    if (const std::string why = refusal(spec); !why.empty()) throw Error(ErrorKind::argument, why);
+    require_drawable(plan_.backward ? collectives::linear_backward : collectives::linear_forward, spec);
     return show(console, plan_linear(spec, plan_.backward, cluster));
   }
 

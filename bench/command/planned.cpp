@@ -13,7 +13,7 @@ namespace seqccl::command {
 
 void PlanOptions::add_to(CLI::App& app, bool has_backward) {
   add_count(app, "-p,--ranks", num_ranks, "Number of ranks", 1, max_ranks);
-  add_count(app, "-n,--tokens", num_tokens, "N, tokens in all; k, m, g mean 2^10, 2^20, 2^30", 1, max_size);
+  add_count(app, "-n,--tokens", num_tokens, "N, tokens in all", 1, max_size);
   if (has_backward) app.add_flag("--backward", backward, "The backward pass instead of the forward pass");
   cluster.add_to(app);
 }
@@ -22,6 +22,10 @@ Planned plan_attention(const AttentionSpec& spec, const std::string& name, bool 
   if (const std::string why = refusal(spec); !why.empty()) throw Error(ErrorKind::argument, why);
   const MethodEntry& entry = entry_of(spec.method);
   Planned planned{name, spec.mesh, record_all(backward ? entry.backward : entry.forward, spec), {}, {}};
+  if (spec.mesh && !spec.mesh->is_flat())
+    for (Schedule& schedule : planned.schedules) schedule.name += fmt::format(" on a mesh, {}", mesh_text(*spec.mesh));
+  if (backward && spec.backward == Backward::burst)
+    for (Schedule& schedule : planned.schedules) schedule.name += ", burst";
   const Claim claim{
       .partition = &spec.partition, .mask = &spec.mask, .batch = spec.batch, .q_heads = spec.q_heads, .kv_heads = spec.num_kv_heads()};
   planned.report = check(planned.schedules, claim);
@@ -42,7 +46,6 @@ Planned plan_linear(const LinearSpec& spec, bool backward, const Cluster& cluste
                     .kv_heads = spec.heads,
                     .documents = spec.documents.empty() ? nullptr : &spec.documents,
                     .causal = spec.causal};
-  for (Schedule& schedule : planned.schedules) schedule.name += fmt::format(", {} by {}", name(spec.kind), planned.method);
   planned.report = check(planned.schedules, claim);
   if (planned.report.ok()) planned.simulation = simulate(planned.schedules, cluster);
   return planned;

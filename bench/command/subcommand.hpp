@@ -28,7 +28,8 @@ class Subcommand {
   /// For one that has no numbers to tell.
   CLI::App& add_without_json(CLI::App& parent, const std::string& name, const std::string& description, const std::string& examples) {
     app_ = parent.add_subcommand(name, description);
-    app_->footer("Examples:\n" + examples);
+    app_->footer("In whole numbers, also those of lists, k, m and g (or K, M, G) mean 2^10, 2^20 and 2^30: 4k is 4096.\n\nExamples:\n" +
+                 examples);
     return *app_;
   }
   [[nodiscard]] bool json() const noexcept { return json_; }

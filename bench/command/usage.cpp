@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "command/names.hpp"
@@ -25,14 +26,64 @@ std::string full_name(const CLI::App& app) {
   return parent == nullptr || parent->get_parent() == nullptr ? app.get_name() : full_name(*parent) + " " + app.get_name();
 }
 
-std::string unknown_option_text(const CLI::App& asked, const std::string& argument) {
+std::vector<std::string> option_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options())
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  return names;
+}
+
+/// The subcommands that have the option.
+void find_users(const CLI::App& app, const std::string& option, std::vector<std::string>& users) {
+  for (const CLI::App* each : app.get_subcommands([](const CLI::App*) { return true; })) {
+    const std::vector<std::string> names = option_names(*each);
+    if (std::find(names.begin(), names.end(), option) != names.end()) users.push_back(full_name(*each));
+    find_users(*each, option, users);
+  }
+}
+
+/// Options that may have been meant, at most three: those that begin or end with what was written, else the least letters away.
+std::vector<std::string> alike(const std::string& written, const std::vector<std::string>& known) {
+  std::vector<std::pair<std::size_t, std::string>> near;
+  for (const std::string& name : known) {
+    const bool is_part = written.size() > 3 && (name.rfind(written, 0) == 0 || name.ends_with(written.substr(1)));
+    const std::size_t distance = is_part ? 0 : edit_distance(written, name);
+    if (distance <= written.size() / 2) near.emplace_back(distance, name);
+  }
+  std::stable_sort(near.begin(), near.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<std::string> names;
+  for (const auto& [distance, name] : near)
+    if (names.size() < 3 && distance == near.front().first) names.push_back(fmt::format("'{}'", name));
+  return names;
+}
+
+/// "; for example: seqccl info --json": the first example of --help, as one that is right.
+std::string example_of(const CLI::App& app) {
+  const std::string footer = app.get_footer(), name = app.get_parent() == nullptr ? "seqccl " : "seqccl " + full_name(app);
+  const std::size_t begin = footer.find(name, footer.find("Examples:"));
+  if (begin == std::string::npos) {
+    const auto inner = app.get_subcommands([](const CLI::App*) { return true; });
+    return inner.empty() ? std::string() : example_of(*inner.front());
+  }
+  std::string example = footer.substr(begin, footer.find('\n', begin) - begin);
+  example.resize(std::min(example.size(), example.find("  #")));
+  return "; for example: " + example;
+}
+
+std::string unknown_option_text(const CLI::App& root, const CLI::App& asked, const std::string& argument) {
   const std::string written = argument.substr(0, argument.find('='));
-  std::vector<std::string> known;
-  for (const CLI::Option* option : asked.get_options())
-    for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
-  const std::string nearest = nearest_word(written, known);
-  return fmt::format("{}: '{}' has no such option{}; --help lists them", written, full_name(asked),
-                     nearest.empty() ? "" : fmt::format(" (did you mean '{}'?)", nearest));
+  const std::vector<std::string> near = alike(written, option_names(asked));
+  std::string text = fmt::format("{}: '{}' has no such option", written, full_name(asked));
+  if (!near.empty()) text += fmt::format(" (did you mean {}?)", fmt::join(near, " or "));
+  std::vector<std::string> users;
+  find_users(root, written, users);
+  constexpr std::size_t most_users = 3;
+  const std::size_t num_more = users.size() > most_users ? users.size() - most_users : 0;
+  users.resize(users.size() - num_more);
+  if (!users.empty())
+    text += fmt::format(" ({}{} {} it)", fmt::join(users, ", "), num_more > 0 ? fmt::format(" and {} more", num_more) : "",
+                        users.size() == 1 ? "has" : "have");
+  return text + "; --help lists them" + example_of(asked);
 }
 
 /// The part before `end`; all if it is not there.
@@ -65,17 +116,18 @@ std::string usage_text(const CLI::App& root, const CLI::App& asked, const CLI::P
   const std::vector<std::string> rest = root.remaining(true);
   const auto option =
       std::find_if(rest.begin(), rest.end(), [](const std::string& each) { return each.size() > 1 && each[0] == '-' && each != "--"; });
-  if (option != rest.end()) return unknown_option_text(asked, *option);  // also the cause if its right form is missed as required
+  if (option != rest.end()) return unknown_option_text(root, asked, *option);  // also the cause if its right form is missed as required
   if (const auto names = subcommand_names(asked); !names.empty())
-    return fmt::format("{}a subcommand is missing, want one of: {}", &asked == &root ? "" : full_name(asked) + ": ",
-                       fmt::join(names, ", "));
+    return fmt::format("{}a subcommand is missing, want one of: {}{}", &asked == &root ? "" : full_name(asked) + ": ",
+                       fmt::join(names, ", "), example_of(asked));
   if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr)
-    return fmt::format("{}: '{}' is not expected here, want options", full_name(asked), rest.front());
+    return fmt::format("{}: '{}' is not expected here, want options{}", full_name(asked), rest.front(), example_of(asked));
   if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr)
-    return fmt::format("{}: is missing, '{}' needs it", before(what, " is required"), full_name(asked));
+    return fmt::format("{}: is missing, '{}' needs it{}", before(what, " is required"), full_name(asked), example_of(asked));
   if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr)
-    return fmt::format("{}: {}", before(what, ":"),
-                       what.find("received") != std::string::npos ? "is given more than once" : "a value is missing after it");
+    return fmt::format("{}: {}{}", before(what, ":"),
+                       what.find("received") != std::string::npos ? "is given more than once, want it once" : "a value is missing after it",
+                       example_of(asked));
   return what;
 }
 

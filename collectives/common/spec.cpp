@@ -41,8 +41,7 @@ Method method_from_name(const std::string& text) {
                    fmt::format("'{}' is a choice of mesh and backward around ring, not a method of its own: see choose_method", text));
   return from_name(text, "method",
                    std::array{Method::automatic, Method::ring, Method::bidirectional_ring, Method::kv_all_gather, Method::head_swap,
-                              Method::token_ring, Method::balanced_helper},
-                   {});
+                              Method::token_ring, Method::balanced_helper});
 }
 
 const char* name(Backward backward) noexcept { return backward == Backward::burst ? "burst" : "standard"; }

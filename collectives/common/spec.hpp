@@ -28,17 +28,14 @@ inline void check_sizes(const char* who, std::initializer_list<std::pair<const c
 /// What a scan of states needs of its settings; `columns` = value dim of a state.
 void check_scan(const char* who, Scan scan, int column_blocks, std::int64_t columns, int ranks_per_node, const Partition& partition);
 
-/// The value of that name. `later`: names of things that are planned.
+/// The value of that name. @throws Error(argument) listing the names
 template <class Value, std::size_t count>
-[[nodiscard]] Value from_name(const std::string& text, const char* who, const std::array<Value, count>& values,
-                              std::initializer_list<const char*> later = {}) {
+[[nodiscard]] Value from_name(const std::string& text, const char* who, const std::array<Value, count>& values) {
   std::string known;
   for (const Value value : values) {
     if (text == name(value)) return value;
     known += (known.empty() ? "" : ", ") + std::string(name(value));
   }
-  for (const char* planned : later)
-    if (text == planned) throw refuse(who, fmt::format("'{}' is not in this version yet; there are: {}", text, known));
   throw refuse(who, fmt::format("'{}' is not known; there are: {}", text, known));
 }
 

@@ -97,7 +97,7 @@ std::vector<Sum> sums_over(LinearLayer& layer, const std::vector<Places>& docume
 }  // namespace
 
 Schedule bidirectional_forward(const LinearSpec& spec, Rank rank) {
-  LinearLayer layer("linear forward, bidirectional", spec, rank);
+  LinearLayer layer("linear forward", spec, rank);
   Recorder& plan = layer.plan;
   const Block out = plan.output(Tensor::out, spec.dtype, layer.rows(spec.dim_v()));
   const Block sum = layer.sums_for(out);
@@ -117,7 +117,7 @@ Schedule bidirectional_forward(const LinearSpec& spec, Rank rank) {
 
 // X = sum of dE: dq_t = scale E dout_t, dk_t = X v_t, dv_t = X^T k_t. E is summed again: nothing is kept of forward.
 Schedule bidirectional_backward(const LinearSpec& spec, Rank rank) {
-  LinearLayer layer("linear backward, bidirectional", spec, rank);
+  LinearLayer layer("linear backward", spec, rank);
   Recorder& plan = layer.plan;
   const Block dout = plan.input(Tensor::dout, spec.dtype, layer.rows(spec.dim_v()));
   const Block dq = plan.output(Tensor::dq, spec.dtype, layer.rows(spec.head_dim));

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <fmt/format.h>
+
 #include <vector>
 
 #include "states.hpp"
@@ -16,9 +18,11 @@ struct LinearLayer {
   std::vector<Run> runs;  // of all ranks, in sequence order
   Block q, k, v, log_decay, beta, bonus;
 
-  LinearLayer(const char* name, const LinearSpec& layer_spec, Rank rank)
+  /// Named by the pass, and by the kind and scan that pictures and errors tell it by: "linear forward, kda by chain".
+  LinearLayer(const char* pass, const LinearSpec& layer_spec, Rank rank)
       : spec(layer_spec),
-        plan(name, rank, layer_spec.partition.num_ranks()),
+        plan(fmt::format("{}, {} by {}", pass, name(layer_spec.kind), layer_spec.causal ? name(layer_spec.scan) : "all_reduce"), rank,
+             layer_spec.partition.num_ranks()),
         tokens(layer_spec.partition.tokens_on(rank)),
         segments(static_cast<std::int64_t>(layer_spec.partition.segments(rank).size())),
         runs(runs_of(layer_spec.partition, layer_spec.documents)) {

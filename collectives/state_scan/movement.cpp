@@ -1,5 +1,7 @@
 // movement.cpp - the scan of states alone, over updates that the caller has.
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
 #include <utility>
 
 #include "scan.hpp"
@@ -8,7 +10,8 @@ SEQCCL_BEGIN
 namespace collectives {
 
 Schedule state_scan(const StateScanSpec& spec, Rank rank, const RecordOptions& options) {
-  Recorder plan(spec.reverse ? "state scan, reverse" : "state scan", rank, spec.partition.num_ranks());
+  Recorder plan(fmt::format("state scan, {}{} by {}", spec.reverse ? "reverse, " : "", name(spec.decay), name(spec.scan)), rank,
+                spec.partition.num_ranks());
   std::vector<Run> runs = runs_of(spec.partition);
   if (spec.reverse) runs = reversed(std::move(runs));
   const auto num_mine = static_cast<std::int64_t>(spec.partition.segments(rank).size());

@@ -181,6 +181,7 @@ class Picture {
     add("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" "
         "font-family=\"system-ui, 'Helvetica Neue', Arial, sans-serif\" font-size=\"12\">\n",
         length(picture_width), length(height));
+    add("<title>{}</title>\n", escape(title()));  // of the whole picture: what a browser's tab says
     svg_ +=
         "<style>text{fill:#333}.w{fill:#fff}.m{fill:#777}.t{text-anchor:middle;pointer-events:none}.g{stroke:#e4e4e4}"
         "rect:hover{fill-opacity:.75}";

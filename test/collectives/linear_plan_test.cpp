@@ -102,5 +102,15 @@ TEST(LinearSpecs, RefuseWithNameAndValue) {
   EXPECT_EQ(linear_kind_from_name("gated_delta"), LinearKind::gated_delta);
 }
 
+TEST(LinearPlanNames, SayPassKindAndScan) {
+  LinearSpec spec = linear_spec(Partition::contiguous(8, 2), LinearKind::kda, Scan::doubling);
+  EXPECT_EQ(collectives::linear_forward(spec, 1).name, "linear forward, kda by doubling");
+  EXPECT_EQ(collectives::linear_backward(spec, 0).name, "linear backward, kda by doubling");
+  spec.kind = LinearKind::basic;
+  spec.causal = false;
+  EXPECT_EQ(collectives::linear_forward(spec, 0).name, "linear forward, basic by all_reduce");
+  EXPECT_EQ(collectives::linear_backward(spec, 0).name, "linear backward, basic by all_reduce");
+}
+
 }  // namespace
 }  // namespace seqccl::test

@@ -11,6 +11,7 @@
 
 #include "command/support.hpp"
 #include "seqccl/attention.hpp"
+#include "seqccl/explain.hpp"
 
 namespace seqccl::command::test {
 namespace {
@@ -335,6 +336,24 @@ TEST(Command, draw_writes_svg) {
   EXPECT_GT(std::filesystem::file_size(folder.file("chain.svg")), 500u);
 }
 
+TEST(Command, drawings_say_how_large_they_are_and_huge_ones_are_refused) {
+  const Folder folder;
+  const std::string file = folder.file("ring.svg");
+  const Ran ran = run({"draw", "attention", "--ranks", "4", "--tokens", "1k", "-o", file});
+  EXPECT_EQ(ran.code, exit_right) << ran.err;
+  EXPECT_EQ(ran.out.find("wrote " + file + ", " + human_bytes(static_cast<double>(std::filesystem::file_size(file)))), 0u) << ran.out;
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"draw", "attention", "--ranks", "1024", "--method", "ring", "-o", folder.file("huge.svg")},
+        {"draw", "linear", "--ranks", "512", "--scan", "zeco", "--column-blocks", "64", "-o", folder.file("huge.svg")}}) {
+    const Ran huge = run(arguments);
+    EXPECT_EQ(huge.code, exit_bad_input);
+    for (const std::string& words :
+         {"--ranks: " + arguments[3] + " ranks take ", std::string("MiB; want at most 100000 steps: fewer ranks")})
+      EXPECT_NE(huge.err.find(words), std::string::npos) << huge.err;
+    EXPECT_FALSE(std::filesystem::exists(folder.file("huge.svg")));
+  }
+}
+
 /// The fill of every legend entry, by its name.
 std::map<std::string, std::string> legend_of(const std::string& svg) {
   std::map<std::string, std::string> fills;
@@ -350,6 +369,18 @@ TEST(Command, drawings_of_scans_say_what_they_are) {
   const Ran ran = run({"draw", "linear", "--ranks", "4", "--tokens", "1k", "--scan", "zeco", "--kind", "kda", "--column-blocks", "4"});
   ASSERT_EQ(ran.code, exit_right) << ran.err;
   EXPECT_NE(ran.out.find("linear forward, kda by pipelined_chain, 4 ranks</text>"), std::string::npos);
+  EXPECT_NE(ran.out.find("<title>linear forward, kda by pipelined_chain, 4 ranks</title>"), std::string::npos);
+  const auto title = [](std::vector<std::string> options) {
+    options.insert(options.begin(), "draw");
+    options.insert(options.end(), {"--ranks", "4", "--tokens", "256"});
+    const std::string svg = run(options).out;
+    const std::size_t begin = svg.find("<title>") + 7;
+    return svg.substr(begin, svg.find("</title>") - begin);
+  };
+  EXPECT_EQ(title({"linear", "--not-causal", "--kind", "basic", "--backward"}), "linear backward, basic by all_reduce, 4 ranks");
+  EXPECT_EQ(title({"attention", "--method", "ring"}), "ring forward, 4 ranks");
+  EXPECT_EQ(title({"attention", "--mesh", "heads:2,inner:2"}), "ring forward on a mesh, heads 2 x outer 1 x inner 2, 4 ranks");
+  EXPECT_EQ(title({"attention", "--method", "burst_backward", "--backward"}), "ring backward, burst, 4 ranks");
   const auto fills = legend_of(ran.out);
   for (const char* name : {"copy", "take columns", "put columns", "state step"}) EXPECT_EQ(fills.count(name), 1u) << name;
   std::set<std::string> colours;

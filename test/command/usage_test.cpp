@@ -3,7 +3,9 @@
 #include "command/usage.hpp"
 
 #include <algorithm>
+#include <regex>
 
+#include "command/options.hpp"
 #include "command/support.hpp"
 #include "command/tensor.hpp"
 
@@ -27,6 +29,76 @@ TEST(Usage, misspelt_options_and_subcommands_have_suggestions) {
   expect_refused({"runn"}, "subcommand: 'runn' is not known; want one of: info, run, bench");
   expect_refused({"run", "atention"}, "run: 'atention' is not known; want one of: attention, linear, decode (did you mean 'attention'?)");
   expect_refused({"draw"}, "draw: a subcommand is missing, want one of: attention, linear");
+}
+
+TEST(Usage, errors_say_who_has_the_option_and_end_with_an_example) {
+  const std::string example = "; for example: seqccl bench attention --ranks 2,4,8 --tokens 4k,16k --method all --repeat 5\n";
+  const auto said = [](const std::vector<std::string>& arguments) {
+    const Ran ran = run(arguments);
+    EXPECT_EQ(ran.code, exit_bad_input);
+    EXPECT_EQ(ran.out, "");
+    return ran.err;
+  };
+  EXPECT_EQ(said({"bench", "attention", "--heads", "4"}),
+            "seqccl: --heads: 'bench attention' has no such option (did you mean '--q-heads' or '--kv-heads'?) (bench linear, explain "
+            "linear, draw linear have it); --help lists them" +
+                example);
+  EXPECT_EQ(said({"bench", "attention", "--dtype"}), "seqccl: --dtype: a value is missing after it" + example);
+  EXPECT_EQ(said({"bench", "attention", "here"}), "seqccl: bench attention: 'here' is not expected here, want options" + example);
+  EXPECT_EQ(said({"bench", "attention", "--wait", "spin", "--wait", "block"}),
+            "seqccl: --wait: is given more than once, want it once" + example);
+  EXPECT_EQ(said({"bench"}),
+            "seqccl: bench: a subcommand is missing, want one of: attention, linear, decode, context_pass, exchange, kernels; for example: "
+            "seqccl "
+            "bench attention --ranks 2,4 --tokens 4k,16k\n");
+  EXPECT_EQ(said({"draw"}),
+            "seqccl: draw: a subcommand is missing, want one of: attention, linear; for example: seqccl draw attention --ranks 4 --method "
+            "ring -o ring.svg\n");
+  EXPECT_EQ(said({"doctor"}), "seqccl: FILES: is missing, 'doctor' needs it; for example: seqccl doctor records\n");
+  expect_refused({"explain", "linear", "--column", "3"}, "--column: 'explain linear' has no such option (did you mean '--column-blocks'?)");
+  expect_refused({"run", "decode", "--nodes", "2x2"},
+                 "--nodes: 'run decode' has no such option (run attention, run linear, explain attention and 7 more have it)");
+}
+
+/// Every subcommand with options, as the words to ask for it.
+std::vector<std::vector<std::string>> all_subcommands() {
+  std::vector<std::vector<std::string>> all = {{"info"}, {"launch"}, {"doctor"}};
+  for (const char* what : {"attention", "linear", "decode"}) all.push_back({"run", what});
+  for (const char* what : {"attention", "linear", "decode", "context_pass", "exchange"}) all.push_back({"bench", what});
+  for (const char* what : {"attention", "linear", "decode", "context_pass", "balance", "crossovers"}) all.push_back({"explain", what});
+  for (const char* what : {"attention", "linear"}) all.push_back({"draw", what});
+  return all;
+}
+
+TEST(Usage, every_count_takes_suffixes) {
+  int num_options = 0;
+  for (const std::vector<std::string>& subcommand : all_subcommands()) {
+    std::vector<std::string> asked = subcommand;
+    asked.emplace_back("--help");
+    const std::string help = run(asked).out;
+    const std::regex count(R"x((--[a-z-]+) COUNT)x");
+    for (std::sregex_iterator at(help.begin(), help.end(), count), end; at != end; ++at, ++num_options) {
+      const std::string option = (*at)[1];
+      const auto answer = [&](const char* text) {
+        asked = subcommand;
+        asked.insert(asked.end(), {option, text});
+        return run(asked).err;
+      };
+      expect_words(answer("4q"), {option + ": '4q' is not right, want a whole number, such as 4096 or 4k"});
+      for (const char* huge : {"8388607G", "8388607g"})  // read, and then too large for all: at most 2^40
+        expect_words(answer(huge), {option + ": '" + huge + "' is not right, want ", " to "});
+    }
+  }
+  EXPECT_GE(num_options, 80);
+  for (const char* text : {"2k", "2K"}) EXPECT_EQ(parse_count("", text), 2048);
+  for (const char* text : {"2m", "2M"}) EXPECT_EQ(parse_count("", text), 2 << 20);
+  // Lists of counts, and what has counts in it.
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"explain", "attention", "--tokens", "1k", "--partition", "uneven:0,0,0,1k"},
+        {"explain", "attention", "--tokens", "1k", "--mask", "prefix:1K"},
+        {"explain", "linear", "--tokens", "2k", "--documents", "1k,1024"},
+        {"explain", "balance", "--lengths", "1k,2K", "--ranks", "2"}})
+    EXPECT_EQ(run(arguments).code, exit_right) << arguments[3];
 }
 
 TEST(Usage, values_are_named_with_their_option) {

@@ -73,6 +73,9 @@ TEST(FaultSpec, StrikesAtNameOrFirstWordOperationAndStep) {
   const Spec spec = parse("rank=0,op=ring,operation=2,step=5,kind=kill")[0];
   EXPECT_TRUE(spec.strikes("ring forward", 2, 5));
   EXPECT_TRUE(spec.strikes("ring", 2, 5));
+  EXPECT_TRUE(parse("rank=0,op=linear forward,kind=kill")[0].strikes("linear forward, kda by chain", 1, 0));
+  EXPECT_TRUE(parse("rank=0,op=linear,kind=kill")[0].strikes("linear forward, kda by chain", 1, 0));
+  EXPECT_FALSE(parse("rank=0,op=linear backward,kind=kill")[0].strikes("linear forward, kda by chain", 1, 0));
   EXPECT_FALSE(spec.strikes("rings forward", 2, 5));
   EXPECT_FALSE(spec.strikes("ring forward", 3, 5));
   EXPECT_FALSE(spec.strikes("ring forward", 2, 4));

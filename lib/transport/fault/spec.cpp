@@ -117,7 +117,8 @@ bool is_for_processes(Kind kind) noexcept { return kind == Kind::kill || kind ==
 bool Spec::strikes(std::string_view schedule_name, std::uint64_t operation_number, std::uint32_t step_index) const noexcept {
   if (operation != 0 && operation != operation_number) return false;
   if (step >= 0 && step != static_cast<std::int64_t>(step_index)) return false;
-  return op == "*" || op == schedule_name || op == schedule_name.substr(0, schedule_name.find(' '));
+  const auto begins = [&](char end) { return op == schedule_name.substr(0, schedule_name.find(end)); };
+  return op == "*" || op == schedule_name || begins(',') || begins(' ');  // "linear forward, kda by chain"
 }
 
 std::string Spec::describe() const {
