@@ -18,7 +18,7 @@ enum class ErrorKind {
   argument,    ///< a wrong shape, dtype, option or file: thrown before anything is sent
   dead,        ///< a rank left or its process died
   stalled,     ///< a rank lives but has neither begun nor ended a step for the timeout
-  mismatched,  ///< ranks called different operations, or the same with different arguments
+  mismatched,  ///< ranks called different operations, or the same with different arguments; see Error
   local,       ///< a step failed on the culprit rank itself (an exception, out of memory)
   internal,    ///< seqccl broke its own rule; please report it
 };
@@ -29,6 +29,10 @@ enum class ErrorKind {
 }
 
 /// Thrown at the edges of the library. `culprits` names the ranks that caused it (empty for wrong arguments).
+///
+/// Of a mismatch, whoever notices it: the ranks in the minority, ascending. If two groups are as large, as with two ranks, that of the
+/// lowest rank is taken to be right, so of two the higher is named. Both ends of the message are, if both say that they do the same: then
+/// what differs is not in their descriptions, or the message was damaged on its way.
 class Error : public std::runtime_error {
  public:
   Error(ErrorKind kind, const std::string& what, std::vector<Rank> culprits = {})

@@ -50,6 +50,7 @@ struct RankStatus {
   std::atomic<std::int32_t> waiting_for{-1};   // peer that the oldest unfinished message is with, -1: not waiting
   std::atomic<std::int32_t> step{-1};          // index in Schedule::steps of the last step begun, -1: none yet
   std::atomic<std::uint64_t> plan{0};          // Schedule::fingerprint of the last operation begun
+  std::atomic<std::uint64_t> earlier_plan{0};  // of the one before
   std::atomic<std::int64_t> looked_ns{0};      // SteadyClock time at which it last looked about in a long wait: it is not stopped
   alignas(64) std::atomic<bool> left{false};   // destroyed its communicator; polled by those who wait, so it has a line of its own
 };
@@ -135,6 +136,10 @@ class Transport {
  private:
   FlightRecorder flight_recorder_;
 };
+
+/// Ranks that are not in the operation that the most are in, ascending: the culprits of a mismatch that `a` and `b` have come upon (Error).
+/// Gives ranks that have not come so far a moment to do so.
+[[nodiscard]] std::vector<Rank> odd_ranks(Transport& transport, Rank a, Rank b);
 
 /// Waits until `done()` is true, in the transport's manner. Every wait in the library is this one.
 /// Returns false if `deadline` passes first. @throws what Transport::check throws

@@ -192,6 +192,7 @@ void run_host(const Schedule& schedule, const Bindings& memory, Transport& trans
   const auto begin = now();
   status.progress_ns.store(begin.time_since_epoch().count(), std::memory_order_release);
   status.step.store(-1, std::memory_order_relaxed);
+  status.earlier_plan.store(status.plan.load(std::memory_order_relaxed), std::memory_order_relaxed);
   status.plan.store(schedule.fingerprint, std::memory_order_relaxed);
   const std::uint64_t operation = status.operation.load(std::memory_order_relaxed) + 1;
   status.operation.store(operation, std::memory_order_release);

@@ -145,13 +145,13 @@ std::optional<Error> diagnose(const HostRun& run, Wait& wait, SteadyClock::time_
     }
     if (operation > run.operation || finished >= run.operation) {
       return verdict(
-          ErrorKind::mismatched, {path.back(), rank},
+          ErrorKind::mismatched, odd_ranks(run.transport, path.back(), rank),
           fmt::format("rank {} has ended operation {} without this message: the ranks called different operations", rank, run.operation));
     }
     if (finished == operation)
       return verdict(ErrorKind::stalled, {rank}, fmt::format("rank {} has not called operation {}", rank, run.operation));
     if (operation == run.operation && status.plan.load() != run.schedule.fingerprint)
-      return verdict(ErrorKind::mismatched, {run.schedule.rank, rank},
+      return verdict(ErrorKind::mismatched, odd_ranks(run.transport, run.schedule.rank, rank),
                      fmt::format("rank {} is in operation {} with another plan: the ranks called different operations", rank, operation));
     if (compute_step >= 0) {
       return verdict(ErrorKind::stalled, {rank}, fmt::format("rank {} is inside {}", rank, compute_step_text(run, compute_step)));

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "seqccl/error.hpp"
+#include "seqccl/transport.hpp"
 
 SEQCCL_BEGIN
 
@@ -19,6 +19,7 @@ struct MismatchSide {
 };
 /// "its operation 3 (ring forward), step 5"
 [[nodiscard]] std::string where(const MismatchSide& side);
-[[nodiscard]] Error mismatch_error(Rank noticed_by, int num_ranks, const MismatchSide& sender, const MismatchSide& receiver);
+/// `noticed_by` is the end of one of the two.
+[[nodiscard]] Error mismatch_error(Transport& noticed_by, const MismatchSide& sender, const MismatchSide& receiver);
 
 SEQCCL_END

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <iterator>
@@ -310,10 +311,33 @@ TEST(RunHost, DifferentOperationsAreAMismatch) {
     }
     ASSERT_TRUE(error.has_value());
     EXPECT_EQ(error->kind(), ErrorKind::mismatched);
-    EXPECT_EQ(error->culprits().size(), 2u);
+    EXPECT_EQ(error->culprits(), std::vector<Rank>{1});  // of two the higher
     EXPECT_NE(std::string(error->what()).find("\"mask "), std::string::npos) << error->what();
     EXPECT_NE(std::string(error->what()).find("operation 1 (ring gather)"), std::string::npos) << error->what();
   });
+}
+
+TEST(RunHost, TheRanksThatFewerAgreeWithAreNamed) {
+  Watchdog dog(seconds(120));
+  const auto expect_named = [](int num_ranks, const std::vector<Rank>& others, const std::vector<Rank>& named, bool is_late) {
+    run_ranks(num_ranks, [&](Communicator& comm) {
+      const bool is_other = std::find(others.begin(), others.end(), comm.rank()) != others.end();
+      (void)ring_error(comm, ring_gather(comm.rank(), num_ranks));  // plans of before do not count
+      if (is_late && !is_other) sleep(milliseconds(comm.rank()));
+      const auto error = ring_error(comm, ring_gather(comm.rank(), num_ranks, {}, is_other ? "full" : "causal"));
+      ASSERT_TRUE(error.has_value());
+      EXPECT_EQ(error->kind(), ErrorKind::mismatched) << error->what();
+      EXPECT_EQ(error->culprits(), named) << num_ranks << " ranks: " << error->what();
+    });
+  };
+  for (const int num_ranks : {3, 4, 5, 7, 8})
+    for (const Rank odd : {0, num_ranks / 2, num_ranks - 1})
+      for (const bool is_late : {false, true}) expect_named(num_ranks, {odd}, {odd}, is_late);
+  expect_named(2, {0}, {1}, false);
+  expect_named(2, {1}, {1}, true);
+  expect_named(4, {1, 3}, {1, 3}, false);
+  expect_named(4, {0, 2}, {1, 3}, false);  // as many: the lowest rank is taken to be right
+  expect_named(5, {1, 2, 4}, {0, 3}, false);
 }
 
 TEST(RunHost, AbortFromAnotherThreadEndsARun) {

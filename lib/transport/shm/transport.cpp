@@ -141,7 +141,7 @@ class ShmTransport final : public Transport {
  private:
   [[nodiscard]] bool failed() noexcept { return channels_.control(0).failure.state.load(std::memory_order_seq_cst) != Failure::none; }
   void fail_for(const shm::Clash& clash) {
-    abort(mismatch_error(rank_, num_ranks_, side(clash.sender, clash.sent_bytes), side(clash.receiver, clash.expected_bytes)));
+    abort(mismatch_error(*this, side(clash.sender, clash.sent_bytes), side(clash.receiver, clash.expected_bytes)));
     throw_failure();
   }
   [[noreturn]] void throw_failure() {

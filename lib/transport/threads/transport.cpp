@@ -96,7 +96,7 @@ class ThreadTransport final : public Transport {
     }
     if (armed.num_bytes != send.num_bytes || armed.flag != send.flag) {
       channel.copying.store(false, std::memory_order_release);
-      group_->fail(mismatch_error(rank_, num_ranks(), side(rank_, send.num_bytes), side(send.peer, armed.num_bytes)));
+      group_->fail(mismatch_error(*this, side(rank_, send.num_bytes), side(send.peer, armed.num_bytes)));
       check();
     }
     if (send.num_bytes != 0) std::memcpy(armed.data, send.data, send.num_bytes);

@@ -52,7 +52,7 @@ inline std::string status_note(const RankStatus& status, std::string_view descri
   const std::int32_t compute_step = status.compute_step.load(), waiting_for = status.waiting_for.load();
   const std::uint64_t finished = status.finished.load(), operation = status.operation.load();
   const std::int32_t step = status.step.load();
-  const std::uint64_t plan = status.plan.load();
+  const std::uint64_t plan = status.plan.load(), earlier_plan = status.earlier_plan.load();
   const std::int64_t now = SteadyClock::now().time_since_epoch().count();
   const std::int64_t age = now - status.progress_ns.load(), looked_age = now - status.looked_ns.load();
   bootstrap::append_number(note, operation, 8);
@@ -60,6 +60,7 @@ inline std::string status_note(const RankStatus& status, std::string_view descri
   bootstrap::append_number(note, static_cast<std::uint64_t>(std::max<std::int64_t>(age, 0)), 8);
   bootstrap::append_number(note, static_cast<std::uint64_t>(std::max<std::int64_t>(looked_age, 0)), 8);
   bootstrap::append_number(note, plan, 8);
+  bootstrap::append_number(note, earlier_plan, 8);
   bootstrap::append_number(note, static_cast<std::uint32_t>(step), 4);
   bootstrap::append_number(note, static_cast<std::uint32_t>(compute_step), 4);
   bootstrap::append_number(note, static_cast<std::uint32_t>(waiting_for), 4);
@@ -70,12 +71,13 @@ inline std::string read_status(std::string_view note, RankStatus& status) {
   NoteReader reader(note);
   const std::uint64_t operation = reader.number(8), finished = reader.number(8);
   const auto age = static_cast<std::int64_t>(reader.number(8)), looked_age = static_cast<std::int64_t>(reader.number(8));
-  const std::uint64_t plan = reader.number(8);
+  const std::uint64_t plan = reader.number(8), earlier_plan = reader.number(8);
   const auto step = static_cast<std::int32_t>(reader.number(4));
   const auto compute_step = static_cast<std::int32_t>(reader.number(4)), waiting_for = static_cast<std::int32_t>(reader.number(4));
   const std::int64_t now = SteadyClock::now().time_since_epoch().count();
   status.looked_ns.store(now - looked_age);
   status.progress_ns.store(now - age);
+  status.earlier_plan.store(earlier_plan);
   status.plan.store(plan);
   status.step.store(step);
   status.operation.store(operation);

@@ -16,7 +16,8 @@ constexpr auto answer_patience = std::chrono::milliseconds(500);  // for a peer'
 
 std::uint64_t layout_word() noexcept {
   std::uint64_t word = 0xcbf29ce484222325u;
-  for (const std::size_t value : {sizeof(Header), eager_bytes, static_cast<std::size_t>(num_slots), static_cast<std::size_t>(num_lanes)})
+  for (const std::size_t value :
+       {sizeof(Header), eager_bytes, static_cast<std::size_t>(num_slots), static_cast<std::size_t>(num_lanes), sizeof(RankStatus)})
     word = (word ^ value) * 0x100000001b3u;
   return word;
 }
@@ -77,7 +78,7 @@ void State::fail_for(const shm::Clash& clash) {
   control.post(peer, NoteKind::ask, {});
   (void)changed.wait_for(lock, answer_patience, [&] { return num_answers[at] > before || failure || has_ended[at]; });
   lock.unlock();
-  abort(mismatch_error(rank, num_ranks, side(clash.sender, clash.sent_bytes), side(clash.receiver, clash.expected_bytes)));
+  abort(mismatch_error(*end, side(clash.sender, clash.sent_bytes), side(clash.receiver, clash.expected_bytes)));
   throw_failure();
 }
 

@@ -82,6 +82,7 @@ struct State {
 
   Rank rank;
   int num_ranks;
+  Transport* end = nullptr;  // what callers hold
   WaitPolicy policy;
   pid_t process = ::getpid();
   Arena arena;  // unless there are neighbours: theirs is then the one

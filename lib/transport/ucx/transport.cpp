@@ -30,6 +30,7 @@ class UcxTransport final : public Transport {
  public:
   explicit UcxTransport(std::unique_ptr<State> state) : state_(std::move(state)) {
     State& s = *state_;
+    s.end = this;
     s.control.start({[&s](Rank peer, NoteKind kind, std::string_view text) { take_note(s, peer, kind, text); },
                      [&s](Rank peer, Ending how) { connection_ended(s, peer, how); },
                      [&s](std::uint64_t statement) { delivered(s, statement); }, [&s] { s.ring(); }});
