@@ -71,5 +71,35 @@ void state_step(const StateStepArguments& arguments, Stream stream);
 void take_columns(ConstTensorView state, TensorView columns, std::int64_t first, Stream stream);
 void put_columns(ConstTensorView columns, TensorView state, std::int64_t first, Stream stream);
 
+/// Linear attention
+/// ================
+///
+/// The linear ops (ops.hpp), all kinds, with operands in device memory; `num_threads` is not used. Heads of 1 to 256 numbers, any strides.
+/// All products run on tensor cores in f32 split in two, so they are about as exact as f32, whatever the type of q, k, v. A run is worked
+/// on in segments of chunks of 64 tokens; chunks of a segment at the same time, but for a sweep of the states. Results are bitwise
+/// repeatable for a given size of the workspace. Launches only enqueue.
+///
+///     WorkspaceNeed need = cuda::workspace_need(arguments);     // host only
+///     cuda::linear_local(arguments, {memory, num_bytes}, stream);   // num_bytes from least_bytes, many launches, to most_bytes, few
+struct DeviceMemory {
+  void* data = nullptr;  // 256-byte aligned
+  std::size_t num_bytes = 0;
+};
+struct WorkspaceNeed {
+  std::size_t least_bytes = 0, most_bytes = 0;
+};
+/// @throws Error(argument) as the op
+[[nodiscard]] WorkspaceNeed workspace_need(const LinearSummaryArguments& arguments);
+[[nodiscard]] WorkspaceNeed workspace_need(const LinearLocalArguments& arguments);
+[[nodiscard]] WorkspaceNeed workspace_need(const LinearEnterArguments& arguments);
+[[nodiscard]] WorkspaceNeed workspace_need(const LinearSummaryBackwardArguments& arguments);
+[[nodiscard]] WorkspaceNeed workspace_need(const LinearBackwardArguments& arguments);
+/// @throws Error(argument) for what does not fit, also if the workspace is too small; Error(local) in CUDA's words if a launch fails
+void linear_summary(const LinearSummaryArguments& arguments, DeviceMemory workspace, Stream stream);
+void linear_local(const LinearLocalArguments& arguments, DeviceMemory workspace, Stream stream);
+void linear_enter(const LinearEnterArguments& arguments, DeviceMemory workspace, Stream stream);
+void linear_summary_backward(const LinearSummaryBackwardArguments& arguments, DeviceMemory workspace, Stream stream);
+void linear_backward(const LinearBackwardArguments& arguments, DeviceMemory workspace, Stream stream);
+
 }  // namespace cuda
 SEQCCL_END

@@ -1,6 +1,6 @@
 // counters_test.cpp - what attention tiles cost: products, shared-memory passes, sectors of global memory.
 // SPDX-License-Identifier: Apache-2.0
-#include "cuda/device.hpp"
+#include "cuda/linear_device.hpp"
 #include "cuda/runtime/runtime.hpp"
 #include "kernels/attention_case.hpp"
 
@@ -71,6 +71,25 @@ TEST(CudaCounters, APermutationOfHeadsReadsAndWritesWholeSectors) {
                            : standin::runtime().launches.at(0).result.counters.of(ptx::Work::global);
   EXPECT_EQ(global.executed, static_cast<std::uint64_t>(2 * 64 * 8 * 64 * 2 / 16 / 32));
   EXPECT_EQ(global.sectors, global.min_sectors);
+}
+
+/// Linear attention with whole tiles of bf16: a product of two such takes one mma, with an f32 two, of two f32 three.
+TEST(CudaCounters, LinearProductsMeetInNoBank) {
+  standin::runtime().reset(0);
+  const LinearInputs in = linear_inputs({1, 128, 1, 64, 64}, Decay::none, bf16, 1);
+  Box q(in.q, false), k(in.k, false), v(in.v, false), out(DType::f32, 1, 128, 1, 64, false);
+  DeviceKernels::share = 1;
+  DeviceKernels::linear_local({.q = q.view(), .k = k.view(), .v = v.view(), .log_decay = {}, .out = out.view()});
+  ASSERT_EQ(standin::runtime().launches.size(), 3U);  // states, scores, outputs
+  // Of 16 x 8 x 8 numbers: per chunk 64^3 / 1024 of each kind; k^T v and q k^T exact, then q times f32 states and f32 scores times v.
+  constexpr std::uint64_t num_chunks = 2, whole = 64 * 64 * 64 / 1024, products[] = {whole, whole, 2 * whole + 2 * whole};
+  for (std::size_t n = 0; n < 3; ++n) {
+    const ptx::Counters& c = standin::runtime().launches[n].result.counters;
+    const auto &matrix = c.of(ptx::Work::matrix), &shared = c.of(ptx::Work::shared);
+    EXPECT_EQ(c.of(ptx::Work::local).executed, 0U);
+    EXPECT_LE(shared.bank_waves * (n == 0 ? 10 : 12), shared.min_waves * 12) << n;  // the sweep adds to its states by twos
+    EXPECT_EQ(matrix.executed, num_chunks * products[n]) << n;
+  }
 }
 
 }  // namespace

@@ -1,24 +1,27 @@
-// mutants_test.cpp - each barrier and wait of the attention kernel is needed: without it the interpreter finds something.
+// mutants_test.cpp - each barrier and wait of the attention kernels is needed: without it the interpreter finds something.
 // SPDX-License-Identifier: Apache-2.0
-#include "cuda/device.hpp"
+#include "cuda/linear_device.hpp"
 #include "cuda/runtime/runtime.hpp"
 #include "kernels/attention_case.hpp"
 
 namespace seqccl::test {
 namespace {
 
-/// The PTX of one kernel alone, put in the place of its object's while this lives.
+/// The PTX of one kernel, alone or among those of its object, put in the place of its object's while this lives.
 class OneKernel {
  public:
-  explicit OneKernel(const std::string& name) {
+  explicit OneKernel(const std::string& name, bool alone = true) {
     for (const auto& binary : standin::runtime().binaries) {
-      const std::size_t entry = binary->text.find(".entry " + name);
+      const std::size_t entry = entry_of(binary->text, name);
       if (entry == std::string::npos) continue;
       binary_ = binary.get();
       whole_ = binary->text;
-      const std::size_t first = whole_.rfind(".visible", entry), end = whole_.find("\n}\n", entry);
+      const std::size_t first = whole_.rfind('\n', entry) + 1, last = whole_.find("\n}\n", entry);
+      text = whole_, begin = first;
+      end = last;
+      if (!alone) return;
       // What stands before the first kernel of the object: version, target, external shared memory.
-      text = whole_.substr(0, whole_.find(".visible .entry")) + whole_.substr(first, end + 3 - first);
+      text = whole_.substr(0, whole_.rfind('\n', whole_.find(".entry ")) + 1) + whole_.substr(first, last + 3 - first);
       if (const std::size_t files = whole_.find("\n\t.file"); files != std::string::npos) text += whole_.substr(files);
       return;
     }
@@ -30,8 +33,15 @@ class OneKernel {
     binary_->text = changed;
   }
   std::string text;
+  std::size_t begin = 0, end = 0;  // where the kernel stands among the others
 
  private:
+  /// Where the first kernel begins whose mangled name contains `name`.
+  static std::size_t entry_of(const std::string& text, const std::string& name) {
+    for (std::size_t at = text.find(".entry "); at != std::string::npos; at = text.find(".entry ", at + 1))
+      if (text.substr(at, text.find('(', at) - at).find(name) != std::string::npos) return at;
+    return std::string::npos;
+  }
   standin::Binary* binary_ = nullptr;
   std::string whole_;
 };
@@ -77,6 +87,55 @@ TEST(CudaMutants, EveryBarrierWaitAndCommitIsNeeded) {
   }
   standin::runtime().reset(0);
 }
+
+/// What the interpreter says of a layer; "" if all was clean. A scalar gate's kernels do more for a constant decay.
+std::string found_in_layer(Kind kind, Decay decay) {
+  for (const std::uint64_t seed : {0, 1, 2}) {
+    standin::runtime().reset(seed);
+    try {
+      (void)device_results(linear_inputs({1, 70, 1, 40, 36}, decay, bf16, 5, DType::f32, kind));
+      if (decay == Decay::scalar) (void)device_results(linear_inputs({1, 70, 1, 40, 36}, Decay::constant, bf16, 5, DType::f32, kind));
+    } catch (const std::runtime_error&) {
+      return "launch failed: " + standin::runtime().reports();
+    }
+    if (const std::string reports = standin::runtime().reports(); !reports.empty()) return reports;
+  }
+  return "";
+}
+
+/// A kernel, and the layer that launches it.
+struct LinearMutant {
+  const char* kernel;
+  Kind kind;
+  Decay decay;
+  int num_barriers;  // of a block or a warp, at least
+};
+std::ostream& operator<<(std::ostream& to, const LinearMutant& m) { return to << m.kernel; }
+class CudaLinearMutants : public ::testing::TestWithParam<LinearMutant> {};
+TEST_P(CudaLinearMutants, EveryBarrierIsNeeded) {
+  const LinearMutant& m = GetParam();
+  OneKernel kernel(m.kernel, false);
+  kernel.use(kernel.text);
+  ASSERT_EQ(found_in_layer(m.kind, m.decay), "");
+  int count = 0;
+  for (const std::string line : {"bar.sync 0;", "bar.warp.sync -1;"})
+    for (std::size_t at = kernel.text.find(line, kernel.begin); at < kernel.end; at = kernel.text.find(line, at + 1), ++count) {
+      kernel.use(std::string(kernel.text).replace(at, line.size(), ""));
+      EXPECT_NE(found_in_layer(m.kind, m.decay), "") << line << " number " << count;
+    }
+  EXPECT_GE(count, m.num_barriers);
+  standin::runtime().reset(0);
+}
+INSTANTIATE_TEST_SUITE_P(Kernels, CudaLinearMutants,
+                         ::testing::Values(LinearMutant{"multiply_chunks", Kind::plain, Decay::none, 2},
+                                           LinearMutant{"sweep", Kind::delta, Decay::none, 4},
+                                           LinearMutant{"make_ratio", Kind::plain, Decay::scalar, 1},
+                                           LinearMutant{"invert", Kind::delta, Decay::none, 1},
+                                           LinearMutant{"score_pairs", Kind::delta, Decay::vector, 3},
+                                           LinearMutant{"differentiate_pairs", Kind::plain, Decay::vector, 3},
+                                           LinearMutant{"differentiate_scalar_gate", Kind::plain, Decay::scalar, 1},
+                                           LinearMutant{"finish", Kind::bonus, Decay::none, 1}),
+                         [](const auto& mutant) { return mutant.param.kernel; });
 
 }  // namespace
 }  // namespace seqccl::test

@@ -26,7 +26,8 @@ std::string text_of(const std::filesystem::path& path) {
 std::string readable(const std::string& mangled) {
   const std::unique_ptr<char, void (*)(void*)> name(abi::__cxa_demangle(mangled.c_str(), nullptr, nullptr, nullptr), std::free);
   std::string text = name ? name.get() : mangled;
-  text = std::regex_replace(text, std::regex("^void |seqccl::v0::cuda::|\\(.*\\)$"), "");
+  text = std::regex_replace(text, std::regex("^void |seqccl::v0::cuda::|\\(anonymous namespace\\)::"), "");
+  text = std::regex_replace(text, std::regex("\\([^()]*\\)$"), "");
   return std::regex_replace(std::regex_replace(text, std::regex("__nv_bfloat16"), "bf16"), std::regex("__half"), "f16");
 }
 
@@ -52,7 +53,7 @@ std::set<std::string> lines(int& spill_bytes) {
         std::smatch bytes;
         const std::string shared_bytes = std::regex_search(line, bytes, shared) ? std::string(bytes[1]) : "0";
         char row[200];
-        std::snprintf(row, sizeof row, "%-32s %-8s %9d %12s %6d\n", kernel.c_str(), architecture.c_str(), registers, shared_bytes.c_str(),
+        std::snprintf(row, sizeof row, "%-40s %-8s %9d %12s %6d\n", kernel.c_str(), architecture.c_str(), registers, shared_bytes.c_str(),
                       blocks_by_registers(registers));
         all.insert(row);
       }

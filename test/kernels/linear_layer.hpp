@@ -59,7 +59,18 @@ struct RunOptions {
   bool local_has_state = false;  // linear_local is given the entering state, in place of linear_enter; always so for delta kinds
 };
 
-/// The layer by the CPU kernels: a chain of runs, each with its summary, its outputs and its gradients.
+/// Whose kernels a layer is made of.
+struct CpuKernels {
+  static void linear_summary(const LinearSummaryArguments& a) { cpu::linear_summary(a); }
+  static void linear_local(const LinearLocalArguments& a) { cpu::linear_local(a); }
+  static void linear_enter(const LinearEnterArguments& a) { cpu::linear_enter(a); }
+  static void linear_summary_backward(const LinearSummaryBackwardArguments& a) { cpu::linear_summary_backward(a); }
+  static void linear_backward(const LinearBackwardArguments& a) { cpu::linear_backward(a); }
+  static void state_step(const StateStepArguments& a) { cpu::state_step(a); }
+};
+
+/// The layer by `Kernels`: a chain of runs, each with its summary, its outputs and its gradients.
+template <class Kernels = CpuKernels>
 class KernelLayer {
  public:
   KernelLayer(const LinearInputs& inputs, const RunOptions& run_options) : in(inputs), options(run_options) {
@@ -146,11 +157,11 @@ class KernelLayer {
     return summary;
   }
   void step(Summary& summary, Box& to) {
-    cpu::state_step({.log_sum = summary.log_sum_view,
-                     .update = summary.update.view(),
-                     .state = to.view(),
-                     .num_threads = options.num_threads,
-                     .transition = summary.transition_view});
+    Kernels::state_step({.log_sum = summary.log_sum_view,
+                         .update = summary.update.view(),
+                         .state = to.view(),
+                         .num_threads = options.num_threads,
+                         .transition = summary.transition_view});
   }
 
   void forward(std::int64_t run, Box& entering) {
@@ -158,33 +169,33 @@ class KernelLayer {
     const auto part = [&](Box& box) { return box.geometry.num_axes == 0 ? TensorView{} : box.tokens(first, count); };
     const auto scale = static_cast<float>(in.scale);
     Summary summary = summary_of_run();
-    cpu::linear_summary({.k = part(k),
-                         .v = part(v),
-                         .log_decay = part(log_decay),
-                         .state = summary.update.view(),
-                         .log_sum = summary.log_sum_view,
-                         .num_threads = options.num_threads,
-                         .beta = part(beta),
-                         .transition = summary.transition_view});
+    Kernels::linear_summary({.k = part(k),
+                             .v = part(v),
+                             .log_decay = part(log_decay),
+                             .state = summary.update.view(),
+                             .log_sum = summary.log_sum_view,
+                             .num_threads = options.num_threads,
+                             .beta = part(beta),
+                             .transition = summary.transition_view});
     const bool local_has_state = options.local_has_state || in.kind == Kind::delta;
-    cpu::linear_local({.q = part(q),
-                       .k = part(k),
-                       .v = part(v),
-                       .log_decay = part(log_decay),
-                       .out = part(out),
-                       .scale = scale,
-                       .num_threads = options.num_threads,
-                       .beta = part(beta),
-                       .bonus = part(bonus),
-                       .state = local_has_state ? entering.view() : TensorView{}});
+    Kernels::linear_local({.q = part(q),
+                           .k = part(k),
+                           .v = part(v),
+                           .log_decay = part(log_decay),
+                           .out = part(out),
+                           .scale = scale,
+                           .num_threads = options.num_threads,
+                           .beta = part(beta),
+                           .bonus = part(bonus),
+                           .state = local_has_state ? entering.view() : TensorView{}});
     if (!local_has_state) {
-      cpu::linear_enter({.q = part(q),
-                         .log_decay = part(log_decay),
-                         .state = entering.view(),
-                         .out = part(out),
-                         .scale = scale,
-                         .num_threads = options.num_threads,
-                         .before = in.kind == Kind::bonus});
+      Kernels::linear_enter({.q = part(q),
+                             .log_decay = part(log_decay),
+                             .state = entering.view(),
+                             .out = part(out),
+                             .scale = scale,
+                             .num_threads = options.num_threads,
+                             .before = in.kind == Kind::bonus});
     }
     step(summary, state);
   }
@@ -193,38 +204,38 @@ class KernelLayer {
     const std::int64_t first = bounds[static_cast<std::size_t>(run)], count = bounds[static_cast<std::size_t>(run) + 1] - first;
     const auto part = [&](Box& box) { return box.geometry.num_axes == 0 ? TensorView{} : box.tokens(first, count); };
     const auto scale = static_cast<float>(in.scale);
-    cpu::linear_backward({.q = part(q),
-                          .k = part(k),
-                          .v = part(v),
-                          .log_decay = part(log_decay),
-                          .dout = part(dout),
-                          .state = entering.view(),
-                          .dleaving = dstate.view(),
-                          .dq = part(dq),
-                          .dk = part(dk),
-                          .dv = part(dv),
-                          .dlog_decay = !decays()                     ? TensorView{}
-                                        : in.decay == Decay::constant ? dlog_decay.view()
-                                                                      : part(dlog_decay),
-                          .scale = scale,
-                          .add_constant = add_constant,
-                          .num_threads = options.num_threads,
-                          .beta = part(beta),
-                          .bonus = part(bonus),
-                          .dbeta = part(dbeta),
-                          .dbonus = in.kind == Kind::bonus ? dbonus.view() : TensorView{}});
+    Kernels::linear_backward({.q = part(q),
+                              .k = part(k),
+                              .v = part(v),
+                              .log_decay = part(log_decay),
+                              .dout = part(dout),
+                              .state = entering.view(),
+                              .dleaving = dstate.view(),
+                              .dq = part(dq),
+                              .dk = part(dk),
+                              .dv = part(dv),
+                              .dlog_decay = !decays()                     ? TensorView{}
+                                            : in.decay == Decay::constant ? dlog_decay.view()
+                                                                          : part(dlog_decay),
+                              .scale = scale,
+                              .add_constant = add_constant,
+                              .num_threads = options.num_threads,
+                              .beta = part(beta),
+                              .bonus = part(bonus),
+                              .dbeta = part(dbeta),
+                              .dbonus = in.kind == Kind::bonus ? dbonus.view() : TensorView{}});
     Summary summary = summary_of_run();
-    cpu::linear_summary_backward({.q = part(q),
-                                  .dout = part(dout),
-                                  .log_decay = part(log_decay),
-                                  .dstate = summary.update.view(),
-                                  .log_sum = summary.log_sum_view,
-                                  .scale = scale,
-                                  .num_threads = options.num_threads,
-                                  .before = in.kind == Kind::bonus,
-                                  .k = in.kind == Kind::delta ? part(k) : TensorView{},
-                                  .beta = part(beta),
-                                  .transition = summary.transition_view});
+    Kernels::linear_summary_backward({.q = part(q),
+                                      .dout = part(dout),
+                                      .log_decay = part(log_decay),
+                                      .dstate = summary.update.view(),
+                                      .log_sum = summary.log_sum_view,
+                                      .scale = scale,
+                                      .num_threads = options.num_threads,
+                                      .before = in.kind == Kind::bonus,
+                                      .k = in.kind == Kind::delta ? part(k) : TensorView{},
+                                      .beta = part(beta),
+                                      .transition = summary.transition_view});
     step(summary, dstate);
   }
 
@@ -235,6 +246,6 @@ class KernelLayer {
   std::vector<std::int64_t> bounds;
 };
 
-inline LinearResults kernel_results(const LinearInputs& in, const RunOptions& options = {}) { return KernelLayer(in, options).results(); }
+inline LinearResults kernel_results(const LinearInputs& in, const RunOptions& options = {}) { return KernelLayer<>(in, options).results(); }
 
 }  // namespace seqccl::test

@@ -70,6 +70,31 @@ __device__ __forceinline__ void multiply_add<__half>(float (&d)[4], const std::u
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// An f32 as the sum of two numbers that tensor cores multiply exactly: 11 bits each, what is left is below 2^-22 of x. An infinity becomes a
+/// NaN.
+struct Split {
+  std::uint32_t high, low;
+};
+__device__ __forceinline__ std::uint32_t round_to_tf32(float x) {
+  std::uint32_t y;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ Split split(float x) {
+  const std::uint32_t high = __float_as_uint(x) & 0xffffe000U;
+  return {high, round_to_tf32(x - __uint_as_float(high))};
+}
+
+/// d += a b of 16 x 8 and 8 x 8 elements of 11 bits, sums in f32.
+///
+///     a[0..3]  (row l / 4, k l % 4), (row l / 4 + 8, k l % 4), the same with k l % 4 + 4
+///     b0, b1   (k l % 4, column l / 4), (k l % 4 + 4, column l / 4)        d as above
+__device__ __forceinline__ void multiply_add_tf32(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 /// Two elements in one register, `low` in the lower half.
 template <class T>
 __device__ __forceinline__ std::uint32_t pack(float low, float high);
