@@ -161,6 +161,9 @@ class Communicator {
 
   // --- For methods and executors. ---
   [[nodiscard]] Transport& transport() noexcept;
+  /// Puts what `wrap` makes of the transport in its place; before the first operation. If `wrap` throws, the communicator has none and may
+  /// only be destroyed.
+  void wrap_transport(const std::function<std::unique_ptr<Transport>(std::unique_ptr<Transport>)>& wrap);
   /// At least `num_bytes` of arena; grows it if needed (contents are lost).
   [[nodiscard]] std::byte* arena(std::size_t num_bytes);
 

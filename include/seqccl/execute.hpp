@@ -97,6 +97,13 @@ struct RunOptions {
 /// @throws Error: of a kernel (local), of a peer (dead, stalled, mismatched); the group is failed for all ranks then
 void run_host(const Schedule& schedule, const Bindings& memory, Transport& transport, const RunOptions& options);
 
+/// Who runs the plans of a communicator in run_host's place: Transport::executor.
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  virtual void run(const Schedule& schedule, const Bindings& memory, const RunOptions& options) = 0;
+};
+
 /// Runs all ranks' schedules on one thread, interleaving lanes at random: a step starts when its clock allows and its lane
 /// is free, a put lands at any moment between credit and arrival. For debugging and tests.
 /// `num_runs` > 1 repeats the operation with ranks up to one run apart; between runs `between(rank, run)` is called.

@@ -56,6 +56,7 @@ struct RankStatus {
 };
 
 class Transport;
+class Executor;
 
 /// What Transport::shrink gives.
 struct ShrunkTransport {
@@ -129,6 +130,9 @@ class Transport {
   /// Bytes received from each rank since the start, counted where they arrive.
   [[nodiscard]] virtual std::vector<std::uint64_t> received_bytes() const = 0;
   [[nodiscard]] virtual std::vector<std::uint64_t> received_messages() const = 0;
+
+  /// Who runs this rank's plans where their tensors are not in host memory; nullptr: run_host does. Then nobody arms or sends.
+  [[nodiscard]] virtual Executor* executor() noexcept { return nullptr; }
 
   /// What this rank did last.
   [[nodiscard]] FlightRecorder& flight_recorder() noexcept { return flight_recorder_; }

@@ -129,8 +129,12 @@ ConstTensorView joined(const char* who, const char* name, const ConstTensorView&
 void run_on(Communicator& comm, const Bindings& memory, const std::string& identity, const AttendKernel& attend,
             std::vector<TraceEvent>* trace) {
   memory.require_complete();
-  run_host(memory.schedule(), memory, comm.transport(),
-           {.timeout = comm.timeout(), .num_threads = comm.num_threads(), .attend = attend, .trace = trace, .description = identity});
+  const RunOptions options{
+      .timeout = comm.timeout(), .num_threads = comm.num_threads(), .attend = attend, .trace = trace, .description = identity};
+  if (Executor* const executor = comm.transport().executor())
+    executor->run(memory.schedule(), memory, options);
+  else
+    run_host(memory.schedule(), memory, comm.transport(), options);
 }
 
 SEQCCL_END

@@ -1,203 +1,45 @@
-// run_op.cpp - one op on bound memory: blocks become views, and a kernel is called.
+// run_op.cpp - one op on bound memory with the library's own CPU kernels.
 // SPDX-License-Identifier: Apache-2.0
-#include <fmt/format.h>
+#include <variant>
 
-#include <algorithm>
-#include <array>
-#include <cmath>
-#include <utility>
-
-#include "seqccl/execute.hpp"
+#include "op_runner.hpp"
 
 SEQCCL_BEGIN
 namespace {
 
-struct OpRunner {
-  const Bindings& memory;
-  const AttendKernel& attend;
-  ThreadBudget num_threads;
-
-  TensorView view(const Block& block) const { return memory.view(block); }
-  std::int64_t dim(const Block& block) const { return memory.schedule().slots[block.slot].dim; }
-
-  // A block of states (B, 1, H, Dk Dv) as (B, H, Dk, Dv).
-  TensorView state(const Block& block, std::int64_t dk, std::int64_t dv) const {
-    TensorView result = view(block);
-    if (!result.data) return {};
-    if (result.extent(1) != 1 || result.extent(3) != dk * dv) {
-      throw Error(ErrorKind::internal, fmt::format("{}: a state block is {}, want (B, 1, H, {} * {})", memory.schedule().name,
-                                                   to_string(result.geometry), dk, dv));
-    }
-    const auto [batch, heads] = std::pair(result.extent(0), result.extent(2));
-    const auto [batch_stride, head_stride] = std::pair(result.stride(0), result.stride(2));
-    result.geometry.shape = {batch, heads, dk, dv};
-    result.geometry.strides = {batch_stride, head_stride, dv, 1};
-    return result;
+struct CpuKernels {
+  static void attend(const AttendArguments& a) { cpu::attend(a); }
+  static void attend_backward(const AttendBackwardArguments& a) { cpu::attend_backward(a); }
+  static void merge(ConstTensorView part_out, ConstTensorView part_lse, TensorView out, TensorView lse, ThreadBudget num_threads) {
+    cpu::merge(part_out, part_lse, out, lse, num_threads);
   }
-  // A block of log sums (B, 1, H, 1 or Dk) as (B, H, 1 or Dk, 1).
-  TensorView log_sum(const Block& block) const { return block.present() ? state(block, dim(block), 1) : TensorView{}; }
-
-  // A constant decay (1, 1, H, 1), or a bonus (1, 1, H, Dk), as (B, T, H, 1 or Dk), with the B and T of `tokens`.
-  TensorView spread(const char* what, const Block& block, const Block& tokens) const {
-    TensorView result = view(block);
-    if (!result.data) return {};
-    const TensorView like = view(tokens);
-    const Slot& slot = memory.schedule().slots[block.slot];
-    if (slot.batch == 1 && slot.tokens == 1)
-      result.geometry.strides[0] = result.geometry.strides[1] = 0;  // one per head, so to the kernels
-    for (const int axis : {0, 1}) {
-      if (result.extent(axis) == like.extent(axis)) continue;
-      if (result.extent(axis) != 1) {
-        throw Error(ErrorKind::internal, fmt::format("{}: {} is {}, want the batch and tokens of {}", memory.schedule().name, what,
-                                                     to_string(result.geometry), to_string(like.geometry)));
-      }
-      result.geometry.shape[axis] = like.extent(axis);
-      result.geometry.strides[axis] = 0;
-    }
-    return result;
+  static void row_dot(ConstTensorView dout, ConstTensorView out, TensorView delta, ThreadBudget num_threads) {
+    cpu::row_dot(dout, out, delta, num_threads);
   }
-  TensorView decay(const Block& block, const Block& tokens) const { return spread("log_decay", block, tokens); }
-  TensorView bonus(const Block& block, const Block& tokens) const { return spread("bonus", block, tokens); }
-
-  // --- Softmax attention. ---------------------------------------------------------------------------------------------
-  void operator()(const Attend& op) const {
-    const AttendArguments arguments{
-        view(op.q), view(op.k), view(op.v), view(op.sinks), view(op.out), view(op.lse), memory.schedule().slices_of(op.slices),
-        op.heads,   op.scale,   op.softcap, op.fresh,       num_threads};
-    if (attend)
-      attend.run(arguments);
-    else
-      cpu::attend(arguments);
+  static void sink_gradient(ConstTensorView sinks, ConstTensorView lse, ConstTensorView delta, TensorView dsinks) {
+    cpu::sink_gradient(sinks, lse, delta, dsinks);
   }
-  void operator()(const Merge& op) const { cpu::merge(view(op.part_out), view(op.part_lse), view(op.out), view(op.lse), num_threads); }
-  void operator()(const RowDot& op) const { cpu::row_dot(view(op.dout), view(op.out), view(op.delta), num_threads); }
-  void operator()(const AttendBackward& op) const {
-    cpu::attend_backward({view(op.q), view(op.k), view(op.v), view(op.dout), view(op.lse), view(op.delta), view(op.dq), view(op.dk),
-                          view(op.dv), memory.schedule().slices_of(op.slices), op.heads, op.scale, op.softcap, op.fresh_dq, op.fresh_dkv,
-                          num_threads});
+  static void copy(ConstTensorView from, TensorView to, ThreadBudget num_threads) { cpu::copy(from, to, num_threads); }
+  static void add(ConstTensorView from, TensorView to, ThreadBudget num_threads) { cpu::add(from, to, num_threads); }
+  static void zero(TensorView to, ThreadBudget num_threads) { cpu::zero(to, num_threads); }
+  static void linear_summary(const LinearSummaryArguments& a) { cpu::linear_summary(a); }
+  static void state_step(const StateStepArguments& a) { cpu::state_step(a); }
+  static void linear_local(const LinearLocalArguments& a) { cpu::linear_local(a); }
+  static void linear_enter(const LinearEnterArguments& a) { cpu::linear_enter(a); }
+  static void linear_summary_backward(const LinearSummaryBackwardArguments& a) { cpu::linear_summary_backward(a); }
+  static void linear_backward(const LinearBackwardArguments& a) { cpu::linear_backward(a); }
+  static void take_columns(ConstTensorView state, TensorView columns, std::int64_t first, ThreadBudget num_threads) {
+    cpu::take_columns(state, columns, first, num_threads);
   }
-  void operator()(const SinkGradient& op) const { cpu::sink_gradient(view(op.sinks), view(op.lse), view(op.delta), view(op.dsinks)); }
-
-  // --- Movement. ------------------------------------------------------------------------------------------------------
-  void operator()(const Copy& op) const { cpu::copy(view(op.from), view(op.to), num_threads); }
-  void operator()(const Add& op) const { cpu::add(view(op.from), view(op.to), num_threads); }
-  void operator()(const Zero& op) const { cpu::zero(view(op.to), num_threads); }
-
-  // --- Linear attention. ----------------------------------------------------------------------------------------------
-  void operator()(const LinearSummary& op) const {
-    const std::int64_t dk = dim(op.k);
-    cpu::linear_summary({.k = view(op.k),
-                         .v = view(op.v),
-                         .log_decay = decay(op.log_decay, op.k),
-                         .state = state(op.state, dk, dim(op.v)),
-                         .log_sum = log_sum(op.log_sum),
-                         .num_threads = num_threads,
-                         .beta = view(op.beta),
-                         .transition = state(op.transition, dk, dk)});
-  }
-  void operator()(const StateStep& op) const {
-    // The op does not know Dk, and needs it only to line up a transition or a vector decay: otherwise any split of Dk Dv does.
-    std::int64_t dk = op.log_sum.present() ? dim(op.log_sum) : 1;
-    if (op.transition.present()) dk = std::llround(std::sqrt(static_cast<double>(dim(op.transition))));
-    const std::int64_t dv = dim(op.state) / std::max<std::int64_t>(dk, 1);
-    const TensorView into = state(op.state, dk, dv);
-    TensorView decays = log_sum(op.log_sum);
-    if (decays.data && decays.extent(0) == 1) {  // a constant decay is the same for the whole batch
-      decays.geometry.shape[0] = into.extent(0);
-      decays.geometry.strides[0] = 0;
-    }
-    cpu::state_step({.log_sum = decays,
-                     .update = state(op.update, dk, dv),
-                     .state = into,
-                     .repeat = static_cast<float>(op.repeat),
-                     .num_threads = num_threads,
-                     .transition = state(op.transition, dk, dk)});
-  }
-  void operator()(const TakeColumns& op) const {
-    cpu::take_columns(state(op.state, op.key_dim, dim(op.state) / op.key_dim), state(op.columns, op.key_dim, dim(op.columns) / op.key_dim),
-                      op.first, num_threads);
-  }
-  void operator()(const PutColumns& op) const {
-    cpu::put_columns(state(op.columns, op.key_dim, dim(op.columns) / op.key_dim), state(op.state, op.key_dim, dim(op.state) / op.key_dim),
-                     op.first, num_threads);
-  }
-  void operator()(const LinearLocal& op) const {
-    cpu::linear_local({.q = view(op.q),
-                       .k = view(op.k),
-                       .v = view(op.v),
-                       .log_decay = decay(op.log_decay, op.k),
-                       .out = view(op.out),
-                       .scale = op.scale,
-                       .num_threads = num_threads,
-                       .beta = view(op.beta),
-                       .bonus = bonus(op.bonus, op.k),
-                       .state = state(op.state, dim(op.k), dim(op.v))});
-  }
-  void operator()(const LinearEnter& op) const {
-    const std::int64_t dk = dim(op.q), dv = dim(op.out);
-    cpu::linear_enter({.q = view(op.q),
-                       .log_decay = decay(op.log_decay, op.q),
-                       .state = op.transposed ? state(op.state, dv, dk) : state(op.state, dk, dv),
-                       .out = view(op.out),
-                       .scale = op.scale,
-                       .num_threads = num_threads,
-                       .before = op.before,
-                       .transposed = op.transposed});
-  }
-  void operator()(const LinearSummaryBackward& op) const {
-    const std::int64_t dk = dim(op.q);
-    cpu::linear_summary_backward({.q = view(op.q),
-                                  .dout = view(op.dout),
-                                  .log_decay = decay(op.log_decay, op.q),
-                                  .dstate = state(op.dstate, dk, dim(op.dout)),
-                                  .log_sum = log_sum(op.log_sum),
-                                  .scale = op.scale,
-                                  .num_threads = num_threads,
-                                  .before = op.before,
-                                  .k = view(op.k),
-                                  .beta = view(op.beta),
-                                  .transition = state(op.transition, dk, dk)});
-  }
-  void operator()(const LinearBackward& op) const {
-    const std::int64_t dk = dim(op.k), dv = dim(op.v);
-    cpu::linear_backward({.q = view(op.q),
-                          .k = view(op.k),
-                          .v = view(op.v),
-                          .log_decay = decay(op.log_decay, op.k),
-                          .dout = view(op.dout),
-                          .state = state(op.state, dk, dv),
-                          .dleaving = state(op.dleaving, dk, dv),
-                          .dq = view(op.dq),
-                          .dk = view(op.dk),
-                          .dv = view(op.dv),
-                          .dlog_decay = view(op.dlog_decay),
-                          .scale = op.scale,
-                          .add_constant = op.add_constant,
-                          .num_threads = num_threads,
-                          .beta = view(op.beta),
-                          .bonus = bonus(op.bonus, op.k),
-                          .dbeta = view(op.dbeta),
-                          .dbonus = view(op.dbonus)});
-  }
-
-  // --- The caller's own. ----------------------------------------------------------------------------------------------
-  void operator()(const Custom& op) const {
-    std::array<TensorView, 2 * Custom::max_operands> views;
-    std::size_t count = 0;
-    for (const In& block : op.in) {
-      if (block.present()) views[count++] = view(block);
-    }
-    for (const InOut& block : op.inout) {
-      if (block.present()) views[count++] = view(block);
-    }
-    memory.schedule().functions[op.function](std::span(views).first(count));
+  static void put_columns(ConstTensorView columns, TensorView state, std::int64_t first, ThreadBudget num_threads) {
+    cpu::put_columns(columns, state, first, num_threads);
   }
 };
 
 }  // namespace
 
 void run_op(const Op& op, const Bindings& memory, const AttendKernel& attend, ThreadBudget num_threads) {
-  std::visit(OpRunner{memory, attend, num_threads}, op);
+  std::visit(OpRunner<CpuKernels>{CpuKernels{}, memory, attend, num_threads}, op);
 }
 
 SEQCCL_END

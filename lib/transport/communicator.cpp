@@ -88,7 +88,7 @@ Communicator& Communicator::operator=(Communicator&& other) noexcept {
 void Communicator::end() noexcept {
   if (!state_) return;
   state_->works.finish();  // while state_ is still there for what they call
-  record_failure(*state_->transport);
+  if (state_->transport) record_failure(*state_->transport);
 }
 
 Rank Communicator::rank() const noexcept { return state_->transport->rank(); }
@@ -173,6 +173,11 @@ std::vector<std::uint64_t> Communicator::received_bytes() const { return state_-
 std::vector<std::uint64_t> Communicator::received_messages() const { return state_->transport->received_messages(); }
 
 Transport& Communicator::transport() noexcept { return *state_->transport; }
+
+void Communicator::wrap_transport(const std::function<std::unique_ptr<Transport>(std::unique_ptr<Transport>)>& wrap) {
+  state_->require_idle("Communicator::wrap_transport");
+  state_->transport = wrap(std::move(state_->transport));
+}
 
 std::byte* Communicator::arena(std::size_t num_bytes) {
   state_->require_idle("Communicator");

@@ -4,6 +4,7 @@
 
 #include <mutex>
 
+#include "api/place.hpp"
 #include "seqccl/collectives.hpp"
 #include "seqccl/cost.hpp"
 #include "seqccl/seqccl.hpp"
@@ -63,7 +64,7 @@ struct SoftmaxProblem {
   };
 
   /// Shards the inputs, runs forward and backward on thread ranks `repeats` times, gathers the results.
-  [[nodiscard]] Run run(int repeats = 1) const {
+  [[nodiscard]] Run run(int repeats = 1, const MakePlace& make_place = on_host) const {
     const std::int64_t B = spec.batch, N = spec.partition.num_tokens();
     const int num_ranks = spec.partition.num_ranks();
     Run result;
@@ -84,7 +85,9 @@ struct SoftmaxProblem {
       };
       const HostTensor my_q = shard(q), my_k = shard(k), my_v = shard(v), my_dout = shard(dout);
       SoftmaxTensors mine = empty(spec.dtype, B, T);
-      const ConstTensorView my_sinks = spec.sinks ? sinks.view() : ConstTensorView{};
+      const std::unique_ptr<Place> place = make_place(comm);
+      const auto in = [&](const HostTensor& x) { return place->in(x.view()); };
+      const auto out = [&](HostTensor& x) { return place->out(x.view()); };
       Attention attention(comm, spec);
       const auto total = [&] {
         std::uint64_t sum = 0;
@@ -93,14 +96,15 @@ struct SoftmaxProblem {
       };
       for (int repeat = 0; repeat < repeats; ++repeat) {
         const std::uint64_t before = total();
-        attention.forward(my_q.view(), my_k.view(), my_v.view(), mine.out.view(), mine.lse.view(), my_sinks);
+        const ConstTensorView my_sinks = spec.sinks ? in(sinks) : ConstTensorView{};
+        attention.forward(in(my_q), in(my_k), in(my_v), out(mine.out), out(mine.lse), my_sinks);
         const std::uint64_t between = total();
         result.received_bytes[rank] = between - before;
-        attention.backward(my_dout.view(), my_q.view(), my_k.view(), my_v.view(), std::as_const(mine.out).view(),
-                           std::as_const(mine.lse).view(), mine.dq.view(), mine.dk.view(), mine.dv.view(), my_sinks,
-                           spec.sinks ? mine.dsinks.view() : TensorView{});
+        attention.backward(in(my_dout), in(my_q), in(my_k), in(my_v), in(mine.out), in(mine.lse), out(mine.dq), out(mine.dk), out(mine.dv),
+                           my_sinks, spec.sinks ? out(mine.dsinks) : TensorView{});
         result.received_backward[rank] = total() - between;
       }
+      place->finish();
       const std::lock_guard lock(adding);
       const auto unshard = [&](const HostTensor& from, HostTensor& to) { spec.partition.unshard(from.view(), rank, to.view()); };
       unshard(mine.out, result.whole.out);

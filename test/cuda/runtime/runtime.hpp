@@ -100,6 +100,7 @@ struct Runtime {
   // What tests look at.
   std::vector<LaunchRecord> launches;
   u64 num_host_waits = 0;  // calls that made the host wait for the device
+  std::function<bool(const void* stream)> drops_wait;  // a mutant: whether this cudaStreamWaitEvent does nothing
 
   /// A new device: no memory, no streams. `seed` 0: tasks run in the order in which they were enqueued, blocks and warps in order; others:
   /// a random order that streams and events allow, and random orders inside kernels.

@@ -19,6 +19,7 @@ void Runtime::reset(u64 new_seed) {
   default_stream = {};
   last_error = sticky_error = cudaSuccess;
   num_host_waits = 0;
+  drops_wait = nullptr;
   for (const auto& binary : binaries) binary->module.reset();
   for (auto& [host, function] : functions) function.max_dynamic_shared_bytes = 48 << 10;
   memory = std::make_unique<ptx::DeviceMemory>();
