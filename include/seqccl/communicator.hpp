@@ -83,7 +83,8 @@ class Communicator {
   [[nodiscard]] static Communicator from_env(const ProcessRanks& options = {});
   /// The same over a store of your own; it is not needed afterwards.
   [[nodiscard]] static Communicator from_store(Store& store, Rank rank, int num_ranks, const ProcessRanks& options = {});
-  /// The same over an all-gather of your own, which is called once.
+  /// The same over an all-gather of your own, which is called once; by a rank that cannot come to say why, so that its error waits for the
+  /// others to call it.
   [[nodiscard]] static Communicator from_callback(Rank rank, int num_ranks, const AllGather& all_gather, const ProcessRanks& options = {});
 
   Communicator(std::unique_ptr<Transport> transport, int ranks_on_host);

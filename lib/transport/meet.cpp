@@ -8,6 +8,7 @@
 #include <string_view>
 #include <utility>
 
+#include "bootstrap/last_word.hpp"
 #include "shm/transport.hpp"
 #include "ucx/library.hpp"
 #include "ucx/transport.hpp"
@@ -73,8 +74,7 @@ std::vector<std::string> cards_of(std::vector<std::string> texts, Rank own) {
   for (std::size_t rank = 0; rank < texts.size(); ++rank) {
     std::string& text = texts[rank];
     if (text.size() > 2 && text[0] == '-' && static_cast<Rank>(rank) != own)
-      throw Error(text[1] >= '0' && text[1] <= '5' ? static_cast<ErrorKind>(text[1] - '0') : ErrorKind::local,
-                  fmt::format("rank {} of {} cannot join the communicator: {}", rank, texts.size(), text.substr(2)),
+      throw Error(text[1] >= '0' && text[1] <= '5' ? static_cast<ErrorKind>(text[1] - '0') : ErrorKind::local, text.substr(2),
                   {static_cast<Rank>(rank)});
     if (!text.empty()) text.erase(0, 1);
   }
@@ -89,29 +89,38 @@ TransportState transport_state(ProcessTransport transport) {
   return {found.is_there, std::move(found.text)};
 }
 
-void tell_why_not(const AllGather& all_gather, ErrorKind kind, std::string_view why) noexcept {
-  try {
-    (void)all_gather(fmt::format("-{}{}", static_cast<int>(kind), why.substr(0, max_reason_chars)));
-  } catch (...) {  // then the others find out by themselves
-  }
+Error cannot_join(Rank rank, int num_ranks, const std::exception& why) {
+  const auto* known = dynamic_cast<const Error*>(&why);
+  return {known != nullptr ? known->kind() : ErrorKind::local,
+          fmt::format("rank {} of {} cannot join the communicator: {}", rank, num_ranks,
+                      std::string_view(why.what()).substr(0, max_reason_chars)),
+          {rank}};
 }
 
-Met meet_ranks(Rank rank, int num_ranks, const AllGather& all_gather, const ProcessRanks& options) {
+MeetingPlace meeting_place(const AllGather& all_gather) {
+  return {all_gather, [&all_gather](const Error& error) {
+            try {
+              (void)all_gather(fmt::format("-{}{}", static_cast<int>(error.kind()), error.what()));
+            } catch (...) {  // then the others find out by themselves
+            }
+          }};
+}
+
+MeetingPlace meeting_place(Store& store, Rank rank, int num_ranks, const ProcessRanks& options) {
+  return {store_all_gather(store, rank, num_ranks, options.bootstrap_timeout, options.group),
+          [&store, rank, num_ranks, &options](const Error& error) { bootstrap::leave_word(store, rank, num_ranks, options.group, error); }};
+}
+
+Met meet_ranks(Rank rank, int num_ranks, const MeetingPlace& place, const ProcessRanks& options) {
   bool has_spoken = false;
   const AllGather gather_cards = [&](std::string_view card) {
     has_spoken = true;
-    return cards_of(all_gather(fmt::format("+{}", card)), rank);
-  };
-  const auto tell = [&](ErrorKind kind, std::string_view why) noexcept {
-    if (!std::exchange(has_spoken, true)) tell_why_not(all_gather, kind, why);
+    return cards_of(place.all_gather(fmt::format("+{}", card)), rank);
   };
   try {
     return meet(rank, num_ranks, gather_cards, options);
-  } catch (const Error& error) {
-    tell(error.kind(), error.what());
-    throw;
   } catch (const std::exception& error) {
-    tell(ErrorKind::local, error.what());
+    if (!has_spoken) place.leave_word(cannot_join(rank, num_ranks, error));
     throw;
   }
 }
