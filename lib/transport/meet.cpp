@@ -24,6 +24,12 @@ Met meet_over_ucx(Rank rank, const ucx::Door& door, const std::vector<std::strin
   for (std::size_t peer = 0; peer < texts.size(); ++peer)
     ranks_on_host += ucx::Card::parse(static_cast<Rank>(peer), texts[peer]).place == door.card().place ? 1 : 0;
   const WaitPolicy wait = options.wait.value_or(WaitPolicy::for_host(ranks_on_host));
+  if (const ucx::Found found = ucx::find_library(); !found.is_there) {
+    const Error error(ErrorKind::argument,
+                      fmt::format("the ranks are on several hosts, and that of rank {} has no UCX: {}", rank, found.text));
+    door.give_up(texts, cannot_join(rank, static_cast<int>(texts.size()), error));
+    throw Error(error.kind(), error.what(), {rank});
+  }
   UcxRank end = ucx_transport(rank, door, texts, wait, options.bootstrap_timeout, shares_memory);
   return {std::move(end.transport), std::move(end.node), ranks_on_host};
 }

@@ -6,14 +6,22 @@
 
 #include "meeting_support.hpp"
 #include "support/alarm.hpp"
+#include "ucx_support.hpp"
 
 namespace seqccl::test {
 namespace {
 
 using namespace meeting;
 
-class MeetingBlame : public ::testing::TestWithParam<ProcessTransport> {};
-INSTANTIATE_TEST_SUITE_P(Meeting, MeetingBlame, ::testing::Values(ProcessTransport::shm),
+class MeetingBlame : public ::testing::TestWithParam<ProcessTransport> {
+ protected:
+  void SetUp() override {
+    if (GetParam() == ProcessTransport::ucx) {
+      NEEDS_UCX_IN_PROCESSES();
+    }
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Meeting, MeetingBlame, ::testing::Values(ProcessTransport::shm, ProcessTransport::ucx),
                          [](const auto& instance) { return std::string(name(instance.param)); });
 
 TEST_P(MeetingBlame, AllNameARankThatIsKilledRightAfterItsAllGather) {
@@ -77,6 +85,36 @@ TEST(MeetingShm, AllHearWhyARankCannotGoOnAfterItsAllGather) {
             },
             options_of(ProcessTransport::shm));
       }).expect_named(victim, ErrorKind::local, 40, "Too many open files");
+}
+
+/// One of two hosts has no UCX. In a program started anew: the library is loaded once, and this one may have it.
+TEST(UcxMeeting, AHostWithoutUcxSaysSo) {
+  NEEDS_UCX_IN_PROCESSES();
+  const Alarm alarm(300);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::execl("/proc/self/exe", "test_transport", "--gtest_filter=UcxMeetingAnew.*", "--gtest_also_run_disabled_tests", "--gtest_brief=1",
+            static_cast<char*>(nullptr));
+    ::_exit(3);
+  }
+  int status = -1;
+  ::waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+}
+
+TEST(UcxMeetingAnew, DISABLED_AHostWithoutUcxSaysSo) {
+  for (const int num_ranks : {2, 3, 4, 5, 7, 8})
+    for (const Rank victim : {0, num_ranks / 2, num_ranks - 1}) {
+      Processes ranks(num_ranks, [&](Rank rank, const AllGather& all_gather) {
+        ProcessRanks options = options_of(ProcessTransport::automatic);
+        options.host = rank == victim ? "bare" : "full";
+        if (rank == victim) ::setenv("SEQCCL_UCX_LIBRARY", "/nowhere/libucp.so", 1);
+        (void)Communicator::from_callback(rank, num_ranks, all_gather, options);
+      });
+      ranks.expect_named(victim, ErrorKind::argument, 40, "has no UCX");
+      EXPECT_NE(std::string(ranks[victim].what).find("/nowhere/libucp.so"), std::string::npos) << ranks[victim].what;
+      EXPECT_EQ(ranks[victim].culprit, victim);
+    }
 }
 
 }  // namespace
