@@ -124,6 +124,9 @@ class Communicator {
 
   /// Ends the group on all ranks: their waits throw Error(local) that names this rank and `reason`. Any thread.
   void abort(const std::string& reason) noexcept;
+  /// For who runs a rank's work, when it has returned: throws what ended the group if this rank has called abort() and not gone on with
+  /// shrink(). So run_ranks and run_processes tell of an abort() whose rank then returns.
+  void throw_if_aborted();
 
   /// A new communicator of the ranks that are left after a failure; called by all of them.
   ///

@@ -113,6 +113,7 @@ int live(SharedBoard& shared, Rank rank, int num_ranks, const std::function<void
     comm.emplace(communicator_at({all_gather, [](const Error&) {}}, rank, num_ranks, options));
     comm->transport().flight_recorder().set_job(fmt::format("pid{}", ::getppid()), options.group);
     body(*comm);
+    comm->throw_if_aborted();
     comm.reset();
     return 0;
   } catch (const Error& error) {
