@@ -76,6 +76,11 @@ class Store {
   /// @throws Error(argument) if the key is empty or too long; Error(dead) if the store is gone
   [[nodiscard]] virtual std::optional<std::string> get(std::string_view key, Deadline deadline) = 0;
 
+  /// What the others shall find when this process has ended, however it ends, or has destroyed this object; a key that has been put by
+  /// then stays. Stores that cannot notice it do nothing.
+  /// @throws as put, but for Error(mismatched)
+  virtual void leave_behind(std::string_view /*key*/, std::string_view /*value*/) {}
+
   /// Where ranks meet, for messages: "127.0.0.1:29500", a folder.
   [[nodiscard]] const std::string& place() const noexcept { return place_; }
 
@@ -114,7 +119,9 @@ class Store {
 /// max_store_value_bytes - 64.
 ///
 /// The all-gather throws, on all ranks that have arrived and with the same culprits, Error(stalled) that names the ranks that have not
-/// come until `timeout`, and Error(mismatched) that names those that think of another number of ranks than rank 0. After an error it
+/// come until `timeout`, Error(dead) at once that names those whose process has ended before they came (over a store that notices it), and
+/// Error(mismatched) that names those that think of another number of ranks than rank 0. A rank that has come and ends then is nobody's
+/// error here: its string is there, and whoever talks to it next will see. After an error it
 /// throws the same at every call.
 /// @throws Error(argument) if rank, number of ranks, timeout or the length of `group` (1 to 64 bytes) is out of range
 [[nodiscard]] AllGather store_all_gather(Store& store, Rank rank, int num_ranks, std::chrono::nanoseconds timeout,

@@ -83,7 +83,8 @@ class Communicator {
   [[nodiscard]] static Communicator from_env(const ProcessRanks& options = {});
   /// The same over a store of your own; it is not needed afterwards.
   [[nodiscard]] static Communicator from_store(Store& store, Rank rank, int num_ranks, const ProcessRanks& options = {});
-  /// The same over an all-gather of your own, which is called once.
+  /// The same over an all-gather of your own, which is called once; by a rank that cannot come to say why, so that its error waits for the
+  /// others to call it.
   [[nodiscard]] static Communicator from_callback(Rank rank, int num_ranks, const AllGather& all_gather, const ProcessRanks& options = {});
 
   Communicator(std::unique_ptr<Transport> transport, int ranks_on_host);
@@ -123,6 +124,9 @@ class Communicator {
 
   /// Ends the group on all ranks: their waits throw Error(local) that names this rank and `reason`. Any thread.
   void abort(const std::string& reason) noexcept;
+  /// For who runs a rank's work, when it has returned: throws what ended the group if this rank has called abort() and not gone on with
+  /// shrink(). So run_ranks and run_processes tell of an abort() whose rank then returns.
+  void throw_if_aborted();
 
   /// A new communicator of the ranks that are left after a failure; called by all of them.
   ///

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <exception>
 #include <new>
@@ -62,6 +63,7 @@ struct Communicator::State {
   Topology topology;
   int num_threads = 1;
   std::vector<Rank> former_ranks;
+  std::atomic<bool> has_aborted{false};  // this rank has called abort()
   WorkQueue works;
 
   /// While started operations go on, only they may use the communicator.
@@ -140,6 +142,7 @@ Work Communicator::start(std::function<void()> operation) {
 }
 
 void Communicator::abort(const std::string& reason) noexcept {
+  state_->has_aborted = true;
   try {
     state_->transport->abort(Error(ErrorKind::local, fmt::format("rank {} of {} aborted: {}", rank(), size(), reason), {rank()}));
   } catch (...) {  // no memory for the words
@@ -148,11 +151,16 @@ void Communicator::abort(const std::string& reason) noexcept {
   record_failure(*state_->transport);
 }
 
+void Communicator::throw_if_aborted() {
+  if (state_->has_aborted) state_->transport->check();
+}
+
 Communicator Communicator::shrink(const ShrinkOptions& options) {
   state_->require_idle("Communicator::shrink");
   if (options.timeout.count() <= 0)
     throw Error(ErrorKind::argument, fmt::format("Communicator::shrink: timeout is {} ns, want more than 0", options.timeout.count()));
   record_failure(*state_->transport);
+  state_->has_aborted = false;
   ShrunkTransport shrunk = state_->transport->shrink(options.timeout);
   Communicator comm(std::move(shrunk.transport), 1);
   comm.state_->timeout = state_->timeout;

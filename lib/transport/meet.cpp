@@ -8,6 +8,7 @@
 #include <string_view>
 #include <utility>
 
+#include "bootstrap/last_word.hpp"
 #include "shm/transport.hpp"
 #include "ucx/library.hpp"
 #include "ucx/transport.hpp"
@@ -23,6 +24,12 @@ Met meet_over_ucx(Rank rank, const ucx::Door& door, const std::vector<std::strin
   for (std::size_t peer = 0; peer < texts.size(); ++peer)
     ranks_on_host += ucx::Card::parse(static_cast<Rank>(peer), texts[peer]).place == door.card().place ? 1 : 0;
   const WaitPolicy wait = options.wait.value_or(WaitPolicy::for_host(ranks_on_host));
+  if (const ucx::Found found = ucx::find_library(); !found.is_there) {
+    const Error error(ErrorKind::argument,
+                      fmt::format("the ranks are on several hosts, and that of rank {} has no UCX: {}", rank, found.text));
+    door.give_up(texts, cannot_join(rank, static_cast<int>(texts.size()), error));
+    throw Error(error.kind(), error.what(), {rank});
+  }
   UcxRank end = ucx_transport(rank, door, texts, wait, options.bootstrap_timeout, shares_memory);
   return {std::move(end.transport), std::move(end.node), ranks_on_host};
 }
@@ -73,8 +80,7 @@ std::vector<std::string> cards_of(std::vector<std::string> texts, Rank own) {
   for (std::size_t rank = 0; rank < texts.size(); ++rank) {
     std::string& text = texts[rank];
     if (text.size() > 2 && text[0] == '-' && static_cast<Rank>(rank) != own)
-      throw Error(text[1] >= '0' && text[1] <= '5' ? static_cast<ErrorKind>(text[1] - '0') : ErrorKind::local,
-                  fmt::format("rank {} of {} cannot join the communicator: {}", rank, texts.size(), text.substr(2)),
+      throw Error(text[1] >= '0' && text[1] <= '5' ? static_cast<ErrorKind>(text[1] - '0') : ErrorKind::local, text.substr(2),
                   {static_cast<Rank>(rank)});
     if (!text.empty()) text.erase(0, 1);
   }
@@ -89,29 +95,38 @@ TransportState transport_state(ProcessTransport transport) {
   return {found.is_there, std::move(found.text)};
 }
 
-void tell_why_not(const AllGather& all_gather, ErrorKind kind, std::string_view why) noexcept {
-  try {
-    (void)all_gather(fmt::format("-{}{}", static_cast<int>(kind), why.substr(0, max_reason_chars)));
-  } catch (...) {  // then the others find out by themselves
-  }
+Error cannot_join(Rank rank, int num_ranks, const std::exception& why) {
+  const auto* known = dynamic_cast<const Error*>(&why);
+  return {known != nullptr ? known->kind() : ErrorKind::local,
+          fmt::format("rank {} of {} cannot join the communicator: {}", rank, num_ranks,
+                      std::string_view(why.what()).substr(0, max_reason_chars)),
+          {rank}};
 }
 
-Met meet_ranks(Rank rank, int num_ranks, const AllGather& all_gather, const ProcessRanks& options) {
+MeetingPlace meeting_place(const AllGather& all_gather) {
+  return {all_gather, [&all_gather](const Error& error) {
+            try {
+              (void)all_gather(fmt::format("-{}{}", static_cast<int>(error.kind()), error.what()));
+            } catch (...) {  // then the others find out by themselves
+            }
+          }};
+}
+
+MeetingPlace meeting_place(Store& store, Rank rank, int num_ranks, const ProcessRanks& options) {
+  return {store_all_gather(store, rank, num_ranks, options.bootstrap_timeout, options.group),
+          [&store, rank, num_ranks, &options](const Error& error) { bootstrap::leave_word(store, rank, num_ranks, options.group, error); }};
+}
+
+Met meet_ranks(Rank rank, int num_ranks, const MeetingPlace& place, const ProcessRanks& options) {
   bool has_spoken = false;
   const AllGather gather_cards = [&](std::string_view card) {
     has_spoken = true;
-    return cards_of(all_gather(fmt::format("+{}", card)), rank);
-  };
-  const auto tell = [&](ErrorKind kind, std::string_view why) noexcept {
-    if (!std::exchange(has_spoken, true)) tell_why_not(all_gather, kind, why);
+    return cards_of(place.all_gather(fmt::format("+{}", card)), rank);
   };
   try {
     return meet(rank, num_ranks, gather_cards, options);
-  } catch (const Error& error) {
-    tell(error.kind(), error.what());
-    throw;
   } catch (const std::exception& error) {
-    tell(ErrorKind::local, error.what());
+    if (!has_spoken) place.leave_word(cannot_join(rank, num_ranks, error));
     throw;
   }
 }

@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <exception>
+#include <functional>
 #include <memory>
-#include <string_view>
 #include <vector>
 
 #include "seqccl/communicator.hpp"
@@ -17,11 +18,25 @@ struct Met {
   int ranks_on_host = 1;
 };
 
-/// Calls `all_gather` once, also if this rank cannot come: then to tell the others why, which ends their wait.
-/// @throws Error(local), or of the class of what went wrong, that names the rank that cannot come; what the transports throw
-[[nodiscard]] Met meet_ranks(Rank rank, int num_ranks, const AllGather& all_gather, const ProcessRanks& options);
+/// Where ranks meet.
+struct MeetingPlace {
+  AllGather all_gather;
+  /// For a rank that cannot come to it: ends the others' wait, there or when they come, with this error. Must not throw.
+  std::function<void(const Error&)> leave_word;
+};
+/// Over the user's all-gather, which has no other way to tell the others than to be called: a word is left when all have come.
+[[nodiscard]] MeetingPlace meeting_place(const AllGather& all_gather);
+/// Over a store, which keeps a word for those who come later.
+[[nodiscard]] MeetingPlace meeting_place(Store& store, Rank rank, int num_ranks, const ProcessRanks& options);
 
-/// For a rank that cannot even begin to meet: tells the others why, which ends their wait; returns when they have come, too.
-void tell_why_not(const AllGather& all_gather, ErrorKind kind, std::string_view why) noexcept;
+/// "rank 2 of 4 cannot join the communicator: ...", of the class of `why`
+[[nodiscard]] Error cannot_join(Rank rank, int num_ranks, const std::exception& why);
+
+/// Calls place.all_gather once, or leaves a word there.
+/// @throws Error(local), or of the class of what went wrong, that names the rank that cannot come; what the transports throw
+[[nodiscard]] Met meet_ranks(Rank rank, int num_ranks, const MeetingPlace& place, const ProcessRanks& options);
+
+/// All of Communicator::from_callback, over any place.
+[[nodiscard]] Communicator communicator_at(const MeetingPlace& place, Rank rank, int num_ranks, const ProcessRanks& options);
 
 SEQCCL_END

@@ -17,6 +17,7 @@
 #include <thread>
 
 #include "fault/transport.hpp"
+#include "meet.hpp"
 #include "seqccl/communicator.hpp"
 
 SEQCCL_BEGIN
@@ -27,6 +28,7 @@ struct Board {
   struct Place {
     std::atomic<std::uint32_t> num_chars{0};
     std::atomic<bool> has_returned{false};  // the rank's last word before it exits
+    std::atomic<bool> has_ended{false};     // by a signal or an exit that no error explains: the parent says so
     char text[2000] = {};
   };
   static constexpr int none = 0, being_written = 1, written = 2;
@@ -58,6 +60,11 @@ class SharedBoard {
   void* memory_;
 };
 
+Error told(const Board& board) {
+  return {static_cast<ErrorKind>(board.kind), std::string(board.text, static_cast<std::size_t>(board.num_chars)),
+          std::vector<Rank>(board.culprits, board.culprits + board.num_culprits)};
+}
+
 /// One all-gather over the board, as Communicator::from_callback needs it.
 std::vector<std::string> gather(SharedBoard& shared, Rank rank, int num_ranks, std::string_view mine, std::chrono::nanoseconds timeout) {
   Board::Place& own = shared.place(rank);
@@ -70,8 +77,9 @@ std::vector<std::string> gather(SharedBoard& shared, Rank rank, int num_ranks, s
     Board::Place& place = shared.place(peer);
     std::uint32_t num_chars = 0;
     while ((num_chars = place.num_chars.load(std::memory_order_acquire)) == 0) {
-      if (shared.board().state.load() != Board::none)
-        throw Error(ErrorKind::dead, fmt::format("run_processes: rank {} has not come, as a rank has failed", peer), {peer});
+      if (shared.board().state.load() == Board::written) throw told(shared.board());
+      if (place.has_ended.load())
+        throw Error(ErrorKind::dead, fmt::format("run_processes: the process of rank {} has ended before it came", peer), {peer});
       if (SteadyClock::now() > deadline) throw Error(ErrorKind::stalled, fmt::format("run_processes: rank {} has not come", peer), {peer});
       std::this_thread::sleep_for(std::chrono::microseconds(100));
     }
@@ -100,10 +108,12 @@ int live(SharedBoard& shared, Rank rank, int num_ranks, const std::function<void
     return 1;
   };
   try {
+    // A rank that cannot come throws, and the others find its error on the board.
     const AllGather all_gather = [&](std::string_view mine) { return gather(shared, rank, num_ranks, mine, options.bootstrap_timeout); };
-    comm.emplace(Communicator::from_callback(rank, num_ranks, all_gather, options));
+    comm.emplace(communicator_at({all_gather, [](const Error&) {}}, rank, num_ranks, options));
     comm->transport().flight_recorder().set_job(fmt::format("pid{}", ::getppid()), options.group);
     body(*comm);
+    comm->throw_if_aborted();
     comm.reset();
     return 0;
   } catch (const Error& error) {
@@ -188,10 +198,15 @@ bool is_bad_end(const Children::Child& child, Board& board, const Board::Place& 
   return code > 1 || (code == 1 && board.state.load() == Board::none);
 }
 
+/// Those who still wait for such a rank to come are told.
 bool any_ended_badly(const Children& children, SharedBoard& shared) {
-  Rank rank = 0;
-  return std::any_of(children.all().begin(), children.all().end(),
-                     [&](const Children::Child& child) { return is_bad_end(child, shared.board(), shared.place(rank++)); });
+  bool any = false;
+  for (Rank rank = 0; rank < static_cast<Rank>(children.all().size()); ++rank) {
+    if (!is_bad_end(children.all()[static_cast<std::size_t>(rank)], shared.board(), shared.place(rank))) continue;
+    shared.place(rank).has_ended.store(true);
+    any = true;
+  }
+  return any;
 }
 
 /// "rank 2 by signal 9 (Killed)"
@@ -231,7 +246,7 @@ void run_processes(int num_ranks, const std::function<void(Communicator&)>& body
   while (children.count(Children::State::ended) < num_ranks) {
     pause = children.look() ? first_pause : std::min(2 * pause, longest_pause);
     std::this_thread::sleep_for(pause);
-    const bool has_failed = board.state.load() != Board::none || any_ended_badly(children, shared);
+    const bool has_failed = any_ended_badly(children, shared) || board.state.load() != Board::none;
     if (!has_failed) continue;
     // A rank that is stopped would be waited for in vain once all others have ended; one that is busy has its grace.
     if (children.count(Children::State::running) == 0) children.end_rest();
@@ -260,8 +275,7 @@ void run_processes(int num_ranks, const std::function<void(Communicator&)>& body
     text = fmt::format("run_processes: ended: {}{}{}", how, text.empty() ? "" : "; ", text);
     throw Error(ErrorKind::dead, text, std::move(gone));
   }
-  if (is_told)
-    throw Error(static_cast<ErrorKind>(board.kind), text, std::vector<Rank>(board.culprits, board.culprits + board.num_culprits));
+  if (is_told) throw Error(static_cast<ErrorKind>(board.kind), text, told(board).culprits());
 }
 
 SEQCCL_END

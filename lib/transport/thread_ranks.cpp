@@ -64,6 +64,7 @@ void run_ranks(int num_ranks, const std::function<void(Communicator&)>& body, co
       comm.set_topology(options.topology);
       if (options.num_threads > 0) comm.set_num_threads(options.num_threads);
       body(comm);
+      comm.throw_if_aborted();
     } catch (const std::exception& error) {
       fail(error.what());
     } catch (...) {

@@ -137,7 +137,7 @@ TEST(Work, ErrorsOfTheOperationComeOutOfWaitAndTest) {
 TEST(Work, AFailedGroupEndsWhatWaitsAndWhatComesAfter) {
   for (const int num_ranks : {2, 3, 5, 8}) {
     std::atomic<int> caught{0};
-    on_ranks(num_ranks, [&](Communicator& comm) {
+    const auto body = [&](Communicator& comm) {
       KnownGather known(comm);
       const auto expect_abort = [&](auto&& call) {
         try {
@@ -159,7 +159,8 @@ TEST(Work, AFailedGroupEndsWhatWaitsAndWhatComesAfter) {
       Work work = comm.start([&] { known.run(); }), next = comm.start([&] { known.run(); });
       expect_abort([&] { work.wait(); });
       expect_abort([&] { next.wait(); });
-    });
+    };
+    EXPECT_THROW(on_ranks(num_ranks, body), Error);
     EXPECT_EQ(caught, 2 * num_ranks);
   }
 }

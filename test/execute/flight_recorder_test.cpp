@@ -247,10 +247,12 @@ TEST(FlightRecorder, RanksThatNeverNoticedWriteWhenTheyEnd) {
 TEST(FlightRecorder, AnAbortIsRecordedByAll) {
   const Records records;
   Watchdog dog(seconds(60));
-  run_ranks(3, [&](Communicator& comm) {
-    if (comm.rank() == 2) return comm.abort("a \"quoted\" reason\n\xff\xc3\xa9");
-    EXPECT_FALSE(run_rings(comm, ring_gather(comm.rank(), 3), 1));
-  });
+  EXPECT_THROW(run_ranks(3,
+                         [&](Communicator& comm) {
+                           if (comm.rank() == 2) return comm.abort("a \"quoted\" reason\n\xff\xc3\xa9");
+                           EXPECT_FALSE(run_rings(comm, ring_gather(comm.rank(), 3), 1));
+                         }),
+               Error);
   EXPECT_EQ(records.names().size(), 3u);
   for (Rank rank = 0; rank < 3; ++rank)
     EXPECT_HAS(records.text_of_rank(rank), "rank 2 of 3 aborted: a \\\"quoted\\\" reason\\u000a\\ufffd\xc3\xa9\"}");
@@ -259,13 +261,14 @@ TEST(FlightRecorder, AnAbortIsRecordedByAll) {
 TEST(FlightRecorder, WhatHappensAfterwardsDoesNotReplaceTheFirstFailure) {
   const Records records;
   Watchdog dog(seconds(60));
-  run_ranks(2, [&](Communicator& comm) {
+  const auto body = [&](Communicator& comm) {
     if (comm.rank() == 0) comm.abort("first");
     EXPECT_FALSE(run_rings(comm, ring_gather(comm.rank(), 2), 1));
     comm.abort("second");
     EXPECT_FALSE(run_rings(comm, ring_gather(comm.rank(), 2), 1));
     comm.write_flight_record(records.file("again" + std::to_string(comm.rank())));
-  });
+  };
+  EXPECT_THROW(run_ranks(2, body), Error);
   EXPECT_EQ(records.names().size(), 4u);
   for (Rank rank = 0; rank < 2; ++rank) {
     EXPECT_HAS(records.text_of_rank(rank), "aborted: first");
@@ -306,7 +309,7 @@ TEST(FlightRecorder, NothingIsWrittenWithoutAFailureOrWithoutBeingTold) {
   run_ranks(2, [&](Communicator& comm) { EXPECT_TRUE(run_rings(comm, ring_gather(comm.rank(), 2), 2)); });
   EXPECT_TRUE(on.names().empty());
   ::unsetenv("SEQCCL_FLIGHT_RECORD");
-  run_ranks(2, [&](Communicator& comm) { comm.abort("stopped"); });
+  EXPECT_THROW(run_ranks(2, [&](Communicator& comm) { comm.abort("stopped"); }), Error);
   EXPECT_TRUE(on.names().empty());
 }
 

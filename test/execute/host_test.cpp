@@ -343,7 +343,7 @@ TEST(RunHost, TheRanksThatFewerAgreeWithAreNamed) {
 TEST(RunHost, AbortFromAnotherThreadEndsARun) {
   Watchdog dog(seconds(60));
   const auto before = num_threads_of_process();
-  run_ranks(3, [&](Communicator& comm) {
+  const auto body = [&](Communicator& comm) {
     if (comm.rank() == 0) {
       std::thread aborter([&] {
         sleep(milliseconds(100));
@@ -354,7 +354,8 @@ TEST(RunHost, AbortFromAnotherThreadEndsARun) {
     } else {
       expect_error(ring_error(comm, ring_gather(comm.rank(), 3)), ErrorKind::local, {0}, "rank 0 of 3 aborted: stopped by hand");
     }
-  });
+  };
+  EXPECT_THROW(run_ranks(3, body), Error);
   EXPECT_EQ(num_threads_of_process(), before);
   run_ranks(3, [&](Communicator& comm) { EXPECT_FALSE(ring_error(comm, ring_gather(comm.rank(), 3))); });  // the process is fine
 }

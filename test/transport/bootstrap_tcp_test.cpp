@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "../../lib/transport/bootstrap/siphash.hpp"
+#include "../../lib/transport/bootstrap/socket.hpp"
 #include "../../lib/transport/bootstrap/tcp_server.hpp"
 #include "../../lib/transport/bootstrap/wire.hpp"
 #include "bootstrap_support.hpp"
@@ -271,6 +272,18 @@ TEST(TcpStore, WithoutRankZeroTheOthersAreToldThatItIsGone) {
   expect_error(error, ErrorKind::dead, {"rank 0", "is gone"});
   EXPECT_EQ(error->culprits(), std::vector<Rank>{0});
   expect_error(error_of([&] { second->put("key", ""); }), ErrorKind::dead, {"rank 0"});
+}
+
+/// A port that nobody listens at, among those that the system gives to sockets that connect (Linux: even ones first): sooner or later one
+/// is given that port, and meets itself.
+TEST(BootstrapTcp, NobodyConnectsToItself) {
+  int port = PlainSocket().take_port(/*listening=*/false);
+  for (int round = 0; round < 2; ++round, port ^= 1) {
+    std::string reason;
+    for (int i = 0; i < 40'000; ++i)
+      ASSERT_FALSE(bootstrap::connect_to("127.0.0.1", port, bootstrap::Clock::now() + seconds(10), reason).is_open()) << i;
+    EXPECT_EQ(reason, bootstrap::system_text(ECONNREFUSED));
+  }
 }
 
 }  // namespace

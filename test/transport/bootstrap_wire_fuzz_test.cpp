@@ -34,7 +34,8 @@ std::vector<std::string> valid_messages() {
           message(MessageKind::get, "world/0/in/3", {}),
           message(MessageKind::withdraw, {}, {}),
           message(MessageKind::value, {}, "some text"),
-          message(MessageKind::absent, {}, {})};
+          message(MessageKind::absent, {}, {}),
+          message(MessageKind::will, "world/gone/3", {})};
 }
 
 /// Parses from memory of exactly that size, so that the sanitizer sees a look beyond it.
@@ -141,7 +142,7 @@ TEST(BootstrapWire, LengthsThatAKindCannotHaveAreRefusedWithTheHeader) {
   EXPECT_EQ(header(hello, 0, 31), ParseState::garbage);
   EXPECT_EQ(header(stored, 0, 1), ParseState::garbage);
   EXPECT_EQ(header(0, 0, 0), ParseState::garbage);
-  EXPECT_EQ(header(12, 0, 0), ParseState::garbage);
+  EXPECT_EQ(header(13, 0, 0), ParseState::garbage);
   EXPECT_EQ(header(65535, 0, 0), ParseState::garbage);
   EXPECT_EQ(parse_message("GET / HTTP/1.1").state, ParseState::garbage);
   EXPECT_EQ(parse_message("S").state, ParseState::incomplete);

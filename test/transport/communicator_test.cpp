@@ -6,8 +6,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <string>
 #include <thread>
 
+#include "support/alarm.hpp"
 #include "support/watchdog.hpp"
 
 namespace seqccl::test {
@@ -78,6 +80,48 @@ TEST(RunRanks, GivesEachRankItsOwnAndItsSettings) {
             },
             {.timeout = seconds(3), .topology = {}, .num_threads = 2});
   EXPECT_EQ(seen, 31);
+}
+
+/// It returns as if nothing were wrong; who started the ranks is told all the same, and so are the others.
+template <class Run>
+void expect_abort_is_told(Run&& run) {
+  for (const int num_ranks : {1, 2, 3, 4, 5, 7, 8}) {
+    const Rank victim = num_ranks / 2;
+    const std::string want = "rank " + std::to_string(victim) + " of " + std::to_string(num_ranks) + " aborted: no more milk";
+    for (const bool others_wait : {true, false}) {
+      try {
+        run(num_ranks, [&](Communicator& comm) {
+          if (comm.rank() == victim) return comm.abort("no more milk");
+          if (others_wait) (void)wait_until(comm.transport(), SteadyClock::now() + seconds(50), [] { return false; });
+        });
+        ADD_FAILURE() << "nothing was thrown, " << num_ranks << " ranks";
+      } catch (const Error& error) {
+        EXPECT_EQ(error.kind(), ErrorKind::local) << error.what();
+        EXPECT_EQ(error.culprits(), std::vector<Rank>{victim}) << error.what();
+        EXPECT_EQ(error.what(), want);
+      }
+    }
+  }
+}
+
+TEST(RunRanks, TellsOfAnAbortWhoseRankReturns) {
+  Watchdog dog(seconds(60));
+  expect_abort_is_told([](int num_ranks, const auto& body) { run_ranks(num_ranks, body); });
+}
+TEST(RunProcesses, TellsOfAnAbortWhoseRankReturns) {
+  const Alarm alarm(100);
+  expect_abort_is_told([](int num_ranks, const auto& body) { run_processes(num_ranks, body, {.transport = ProcessTransport::shm}); });
+}
+
+/// Who aborts to shrink has not failed.
+TEST(RunRanks, AnAbortBeforeAShrinkIsNoError) {
+  Watchdog dog(seconds(60));
+  std::atomic<int> num_members{0};
+  run_ranks(3, [&](Communicator& comm) {
+    if (comm.rank() == 1) comm.abort("let us go on with less");
+    num_members += comm.shrink().size();
+  });
+  EXPECT_EQ(num_members, 9);
 }
 
 TEST(RunRanks, RethrowsTheFirstCauseAndEndsTheOthers) {

@@ -7,7 +7,9 @@
 #include <exception>
 #include <optional>
 
+#include "last_word.hpp"
 #include "limits.hpp"
+#include "outcome.hpp"
 #include "seqccl/bootstrap.hpp"
 #include "socket.hpp"
 #include "wire.hpp"
@@ -23,6 +25,10 @@ constexpr std::size_t room_for_header_bytes = 64;
 constexpr std::size_t max_ranks_named = 16;
 // How long an end waits for what is already on its way.
 constexpr auto courtesy = std::chrono::seconds(1);
+// How long rank 0, which keeps the store, stays for those who have not come yet, if it cannot go on itself.
+constexpr auto last_stay = std::chrono::seconds(2);
+// From look to look whether the rank that is waited for is gone.
+constexpr auto look_interval = std::chrono::milliseconds(100);
 
 /// "rank 2 of 8 has", "ranks 2, 5 of 8 have".
 std::string ranks_have(const std::vector<Rank>& ranks, int num_ranks) {
@@ -33,72 +39,28 @@ std::string ranks_have(const std::vector<Rank>& ranks, int num_ranks) {
   return fmt::format("{} {} of {} {}", one ? "rank" : "ranks", list, num_ranks, one ? "has" : "have");
 }
 
-/// Takes numbers and strings from a text that another rank has made.
-class Reader {
- public:
-  explicit Reader(std::string_view text) : rest_(text) {}
-  std::string_view bytes(std::size_t count) {
-    if (count > rest_.size()) throw Error(ErrorKind::internal, "bootstrap: the result of rank 0 is cut off");
-    const std::string_view taken = rest_.substr(0, count);
-    rest_.remove_prefix(count);
-    return taken;
-  }
-  std::uint64_t number(int num_bytes) { return read_number(bytes(static_cast<std::size_t>(num_bytes))); }
-  std::string string() {
-    const std::size_t length = number(4);
-    return std::string(bytes(length));
-  }
-
- private:
-  std::string_view rest_;
-};
-
-/// What rank 0 tells the others at the end of a round: all strings, or what went wrong.
-///
-///     num_ranks 4 | failed 1 | num_ranks times: length 4, string
-///                            | kind 1, length 4, text, num_culprits 4, culprits 4 each
-struct Outcome {
-  int num_ranks = 0;
-  std::vector<std::string> values;
-  std::optional<Error> error;
-};
-
-std::string encode(const Outcome& outcome) {
-  std::string text;
-  append_number(text, static_cast<std::uint64_t>(outcome.num_ranks), 4);
-  append_number(text, outcome.error ? 1 : 0, 1);
-  const auto append_string = [&](std::string_view string) {
-    append_number(text, string.size(), 4);
-    text += string;
-  };
-  for (const std::string& value : outcome.values) append_string(value);
-  if (!outcome.error) return text;
-  append_number(text, static_cast<std::uint64_t>(outcome.error->kind()), 1);
-  append_string(outcome.error->what());
-  append_number(text, outcome.error->culprits().size(), 4);
-  for (const Rank culprit : outcome.error->culprits()) append_number(text, static_cast<std::uint64_t>(culprit), 4);
-  return text;
+std::string gone_key(const std::string& group, Rank rank) { return fmt::format("{}/gone/{}", group, rank); }
+std::string round_key(const std::string& group, std::uint64_t round, const char* what, int number) {
+  return fmt::format("{}/{}/{}/{}", group, round, what, number);
 }
 
-Outcome decode(std::string_view text) {
-  Reader reader(text);
-  Outcome outcome{.num_ranks = static_cast<int>(reader.number(4)), .values = {}, .error = {}};
-  if (reader.number(1) == 0) {
-    for (int rank = 0; rank < outcome.num_ranks; ++rank) outcome.values.push_back(reader.string());
-    return outcome;
+/// False if the key has been put before.
+bool put_if_new(Store& store, const std::string& key, std::string_view value) {
+  try {
+    store.put(key, value);
+    return true;
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::mismatched) return false;
+    throw;
   }
-  const auto kind = static_cast<ErrorKind>(std::min<std::uint64_t>(reader.number(1), static_cast<std::uint64_t>(ErrorKind::internal)));
-  const std::string what = reader.string();
-  std::vector<Rank> culprits;
-  for (std::uint64_t left = reader.number(4); left > 0; --left) culprits.push_back(static_cast<Rank>(reader.number(4)));
-  outcome.error = Error(kind, what, std::move(culprits));
-  return outcome;
 }
 
 class GatherThroughStore {
  public:
   GatherThroughStore(Store& store, Rank rank, int num_ranks, std::chrono::nanoseconds timeout, std::string group)
-      : store_(&store), rank_(rank), num_ranks_(num_ranks), timeout_(timeout), group_(std::move(group)) {}
+      : store_(&store), rank_(rank), num_ranks_(num_ranks), timeout_(timeout), group_(std::move(group)) {
+    store_->leave_behind(gone_key(group_, rank_), {});
+  }
 
   std::vector<std::string> operator()(std::string_view mine) {
     if (failed_) throw Error(*failed_);
@@ -128,22 +90,24 @@ class GatherThroughStore {
   /// Rank 0: takes what the others have put, tells them the outcome, and waits until they have it.
   std::vector<std::string> lead(Store::Deadline deadline) {
     Outcome outcome{.num_ranks = num_ranks_, .values = {}, .error = {}};
-    std::vector<Rank> arrived, missing, differing;
+    std::vector<Rank> arrived, missing, gone, differing;
     std::string opinions;
+    is_settled_ = is_told_ = false;
     for (Rank rank = 0; rank < num_ranks_; ++rank) {
-      const auto value = store_->get(key("in", rank), deadline);
-      if (!value) {
-        missing.push_back(rank);
+      const Heard heard = hear("in", rank, deadline);
+      if (is_told_) break;
+      if (!heard.value) {
+        (heard.is_gone ? gone : missing).push_back(rank);
+        // Those that are still missing may be so because of this: no need to wait for them.
+        if (heard.is_gone) deadline = std::min(deadline, Clock::now() + courtesy);
         continue;
       }
       if (rank != 0) arrived.push_back(rank);
-      Reader reader(*value);
-      const auto num_ranks = static_cast<int>(reader.number(4));
-      outcome.values.emplace_back(value->substr(4));
+      const auto num_ranks = static_cast<int>(leading_number(*heard.value, 4));
+      outcome.values.emplace_back(heard.value->substr(4));
       if (num_ranks == num_ranks_) continue;
       differing.push_back(rank);
       if (differing.size() <= max_ranks_named) opinions += fmt::format(", rank {} says {}", rank, num_ranks);
-      // Those that are still missing may be so because of this: no need to wait for them.
       deadline = std::min(deadline, Clock::now() + courtesy);
     }
     if (!differing.empty())
@@ -151,15 +115,26 @@ class GatherThroughStore {
           Error(ErrorKind::mismatched,
                 fmt::format("bootstrap: ranks disagree on how many there are: rank 0 says {}{} (round {})", num_ranks_, opinions, round_),
                 std::move(differing));
+    else if (!gone.empty())
+      outcome.error = Error(ErrorKind::dead,
+                            fmt::format("bootstrap: {} left or ended instead of coming (round {}); waited at {}",
+                                        ranks_have(gone, num_ranks_), round_, store_->place()),
+                            gone);
     else if (!missing.empty())
       outcome.error = absent(missing);
     if (outcome.error) outcome.values.clear();
-    publish(encode(outcome));
-
+    if (!is_told_) publish(encode(outcome));
+    if (is_told_) {
+      outcome = told_outcome();
+      arrived.clear();  // who has not come yet shall hear it, too
+      for (Rank rank = 1; rank < num_ranks_; ++rank) arrived.push_back(rank);
+    }
     const auto end = outcome.error ? Clock::now() + courtesy : std::max(deadline, Clock::now() + courtesy);
     std::vector<Rank> lost;
-    for (const Rank rank : arrived)
-      if (!store_->get(key("seen", rank), end)) lost.push_back(rank);
+    for (const Rank rank : arrived) {
+      const Heard heard = hear("seen", rank, end);
+      if (!heard.value && !heard.is_gone) lost.push_back(rank);  // one that is gone needs it no more; who meets it next will see
+    }
     if (!outcome.error && !lost.empty())
       outcome.error = Error(ErrorKind::stalled,
                             fmt::format("bootstrap: {} arrived, but not taken the result after {} (round {}); waited at {}",
@@ -167,6 +142,26 @@ class GatherThroughStore {
                             lost);
     if (outcome.error) throw Error(*outcome.error);
     return std::move(outcome.values);
+  }
+
+  struct Heard {
+    std::optional<std::string> value;
+    bool is_gone = false;  // it has ended, or has left the store, without this
+  };
+  /// What a rank puts, until the deadline, or until that rank is gone; while nothing is settled also until another has told why it cannot
+  /// come.
+  Heard hear(const char* what, Rank rank, Store::Deadline deadline) {
+    for (bool is_gone = false;;) {
+      const auto now = Clock::now();
+      if (auto value = store_->get(key(what, rank), is_gone ? now : std::min<Store::Deadline>(deadline, now + look_interval)))
+        return {std::move(value), false};
+      if (is_gone || Clock::now() >= deadline) return {std::nullopt, is_gone};
+      is_gone = store_->get(gone_key(group_, rank), Clock::now()).has_value();  // then once more: what it put last came before this
+      if (!is_settled_ && store_->get(key("all", 0), Clock::now())) {
+        is_settled_ = is_told_ = true;
+        return {};
+      }
+    }
   }
 
   std::vector<std::string> follow(Store::Deadline deadline) {
@@ -181,7 +176,7 @@ class GatherThroughStore {
                                 duration_text(timeout_), round_, store_->place()),
                     {0});
     }
-    const std::size_t num_bytes = Reader(*piece).number(8);
+    const std::size_t num_bytes = leading_number(*piece, 8);
     std::string text = piece->substr(8);
     for (int i = 1; text.size() < num_bytes; ++i) {
       // They are put right after the first.
@@ -200,15 +195,24 @@ class GatherThroughStore {
     return std::move(outcome.values);
   }
 
-  /// In pieces that a store takes; the first says how long the whole is.
+  /// In pieces, unless another's word has come first.
   void publish(const std::string& text) {
-    std::string first;
-    append_number(first, text.size(), 8);
-    std::size_t begin = std::min(text.size(), max_store_value_bytes - first.size());
-    first += text.substr(0, begin);
-    store_->put(key("all", 0), first);
-    for (int i = 1; begin < text.size(); ++i, begin += max_store_value_bytes)
-      store_->put(key("all", i), std::string_view(text).substr(begin, max_store_value_bytes));
+    const std::string first = first_piece(text);
+    is_settled_ = true;
+    is_told_ = !put_if_new(*store_, key("all", 0), first);
+    if (is_told_) return;
+    int i = 1;
+    for (std::size_t begin = max_store_value_bytes - outcome_size_bytes; begin < text.size(); begin += max_store_value_bytes)
+      store_->put(key("all", i++), std::string_view(text).substr(begin, max_store_value_bytes));
+  }
+
+  /// The word of one who cannot come: short, so whole in its first piece.
+  [[nodiscard]] Outcome told_outcome() {
+    const std::string piece = store_->get(key("all", 0), Clock::now() + courtesy).value_or("");
+    Outcome outcome = decode(std::string_view(piece).substr(std::min(outcome_size_bytes, piece.size())));
+    if (!outcome.error)
+      throw Error(ErrorKind::mismatched, fmt::format("bootstrap: another process is rank 0, too, at {}", store_->place()), {0});
+    return outcome;
   }
 
   std::optional<Error> who_is_missing() {
@@ -226,7 +230,7 @@ class GatherThroughStore {
             missing};
   }
 
-  [[nodiscard]] std::string key(const char* what, int number) const { return fmt::format("{}/{}/{}/{}", group_, round_, what, number); }
+  [[nodiscard]] std::string key(const char* what, int number) const { return round_key(group_, round_, what, number); }
 
   Store* store_;
   Rank rank_;
@@ -234,17 +238,41 @@ class GatherThroughStore {
   std::chrono::nanoseconds timeout_;
   std::string group_;
   std::uint64_t round_ = 0;
+  bool is_settled_ = false, is_told_ = false;  // rank 0, of this round: there is an outcome; it is the word of one who cannot come
   std::optional<Error> failed_;
 };
+
+}  // namespace
+
+namespace {
+
+void require_group(const std::string& group) {
+  if (group.empty() || group.size() > max_group_bytes)
+    throw Error(ErrorKind::argument, fmt::format("store_all_gather: group has {} bytes, want 1 to {}", group.size(), max_group_bytes));
+}
 
 }  // namespace
 
 AllGather store_all_gather(Store& store, Rank rank, int num_ranks, std::chrono::nanoseconds timeout, std::string group) {
   require_ranks(rank, num_ranks);
   require_timeout(timeout);
-  if (group.empty() || group.size() > max_group_bytes)
-    throw Error(ErrorKind::argument, fmt::format("store_all_gather: group has {} bytes, want 1 to {}", group.size(), max_group_bytes));
+  require_group(group);
   return GatherThroughStore(store, rank, num_ranks, timeout, std::move(group));
+}
+
+void bootstrap::leave_word(Store& store, Rank rank, int num_ranks, const std::string& group, const Error& error) noexcept {
+  try {
+    require_ranks(rank, num_ranks);
+    require_group(group);
+    const std::string word = first_piece(encode({.num_ranks = num_ranks, .values = {}, .error = error}));
+    if (!put_if_new(store, round_key(group, 0, "all", 0), word) || rank != 0) return;
+    const auto end = Clock::now() + last_stay;
+    for (Rank peer = 1; peer < num_ranks; ++peer)
+      while (!store.get(round_key(group, 0, "seen", peer), std::min<Store::Deadline>(end, Clock::now() + look_interval)) &&
+             !store.get(gone_key(group, peer), Clock::now()) && Clock::now() < end) {
+      }
+  } catch (...) {  // then the others find out by themselves
+  }
 }
 
 SEQCCL_END

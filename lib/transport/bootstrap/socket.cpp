@@ -82,6 +82,15 @@ int try_to_connect(const File& socket, const addrinfo& entry, Clock::time_point 
   }
 }
 
+/// A socket may be given the very port that it connects to, if nobody listens there: then it talks to itself.
+bool is_own_end(const File& socket) {
+  sockaddr_storage own{}, other{};
+  socklen_t own_bytes = sizeof own, other_bytes = sizeof other;
+  return getsockname(socket.number(), reinterpret_cast<sockaddr*>(&own), &own_bytes) == 0 &&
+         getpeername(socket.number(), reinterpret_cast<sockaddr*>(&other), &other_bytes) == 0 && own_bytes == other_bytes &&
+         std::memcmp(&own, &other, own_bytes) == 0;
+}
+
 }  // namespace
 
 std::string place_text(const std::string& address, int port) {
@@ -137,9 +146,16 @@ File connect_to(const std::string& address, int port, Clock::time_point deadline
     }
     // A silent address must not use up the time of the next one.
     const auto limit = entry->ai_next == nullptr ? deadline : std::min(deadline, Clock::now() + (deadline - Clock::now()) / 2);
-    const int error_number = try_to_connect(socket, *entry, limit);
+    int error_number = try_to_connect(socket, *entry, limit);
+    if (error_number == 0 && is_own_end(socket)) error_number = ECONNREFUSED;
     if (error_number == 0) {
       set(socket, IPPROTO_TCP, TCP_NODELAY, 1);
+      // Linux drops a connection that comes while its listener is closed without a word, if the moment is right; this end then waits for
+      // something to read for ever, unless it asks.
+      set(socket, SOL_SOCKET, SO_KEEPALIVE, 1);
+      set(socket, IPPROTO_TCP, TCP_KEEPIDLE, 1);
+      set(socket, IPPROTO_TCP, TCP_KEEPINTVL, 2);
+      set(socket, IPPROTO_TCP, TCP_KEEPCNT, 5);
       return socket;
     }
     reason = system_text(error_number);

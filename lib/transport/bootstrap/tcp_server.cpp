@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <list>
 #include <map>
 #include <utility>
@@ -28,6 +29,7 @@ constexpr std::size_t hello_body_bytes = 32;
 constexpr auto last_words = std::chrono::seconds(1);
 constexpr auto pause_without_files = std::chrono::milliseconds(50);
 constexpr int max_accepted_at_once = 16;
+constexpr std::size_t max_wills = 4096;  // of one connection: one for each communicator
 
 struct Connection {
   File socket;
@@ -37,7 +39,8 @@ struct Connection {
   bool over = false;     // to be closed once `out` is sent
   bool broken = false;   // to be closed now
   std::string in, out;
-  std::string waits_for{};  // the key of a get without an answer yet; empty: none
+  std::string waits_for{};                                   // the key of a get without an answer yet; empty: none
+  std::vector<std::pair<std::string, std::string>> wills{};  // keys and values, put when it ends
 };
 
 class Server {
@@ -119,7 +122,22 @@ class Server {
       if (events & (POLLERR | POLLNVAL)) each->broken = true;
       if ((events & POLLHUP) && !(events & POLLIN)) each->broken = true;
     }
-    std::erase_if(connections_, [](const Connection& each) { return each.broken || (each.over && each.out.empty()); });
+    std::vector<std::pair<std::string, std::string>> wills;
+    std::erase_if(connections_, [&](Connection& each) {
+      const bool ends = each.broken || (each.over && each.out.empty());
+      if (ends) std::move(each.wills.begin(), each.wills.end(), std::back_inserter(wills));
+      return ends;
+    });
+    for (const auto& [key, value] : wills) (void)put(key, value);
+  }
+
+  /// Wakes who waits for it. False if it has been put before.
+  bool put(std::string_view key, std::string_view value) {
+    const auto [at, is_new] = values_.emplace(key, value);
+    if (is_new)
+      for (Connection& waiting : connections_)
+        if (waiting.waits_for == at->first) answer(waiting, at->second);
+    return is_new;
   }
 
   void read(Connection& connection) {
@@ -149,12 +167,15 @@ class Server {
     switch (message.kind) {
       case MessageKind::put: {
         if (!connection.waits_for.empty()) break;
-        const auto [at, is_new] = values_.emplace(message.key, message.value);
         // The answer first: who is woken by this value may end this thread.
-        say(connection, is_new ? MessageKind::stored : MessageKind::exists, {});
-        if (is_new)
-          for (Connection& waiting : connections_)
-            if (waiting.waits_for == at->first) answer(waiting, at->second);
+        say(connection, values_.count(message.key) == 0 ? MessageKind::stored : MessageKind::exists, {});
+        (void)put(message.key, message.value);
+        return;
+      }
+      case MessageKind::will: {
+        if (!connection.waits_for.empty() || connection.wills.size() == max_wills) break;
+        connection.wills.emplace_back(message.key, message.value);
+        say(connection, MessageKind::stored, {});
         return;
       }
       case MessageKind::get: {

@@ -99,6 +99,15 @@ class TcpStore final : public Store {
     if (reply.kind != MessageKind::stored) lost();
   }
 
+  void leave_behind(std::string_view key, std::string_view value) override {
+    require_key(key);
+    require_value(value);
+    Line::Reply reply;
+    const auto deadline = Clock::now() + answer_limit;
+    if (!line_.say({.kind = MessageKind::will, .key = key, .value = value}, deadline)) lost();
+    if (line_.hear(reply, deadline) != Wait::message || reply.kind != MessageKind::stored) lost();
+  }
+
   std::optional<std::string> get(std::string_view key, Deadline deadline) override {
     require_key(key);
     Line::Reply reply;

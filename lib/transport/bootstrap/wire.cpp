@@ -26,6 +26,7 @@ const Lengths* lengths_of(std::uint64_t kind) noexcept {
     case MessageKind::hello:
       return &thirty_two;
     case MessageKind::put:
+    case MessageKind::will:
       return &both;
     case MessageKind::get:
       return &key;

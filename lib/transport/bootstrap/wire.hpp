@@ -25,7 +25,9 @@ namespace bootstrap {
 ///                <---  get            key; the answer comes when there is one
 ///                <---  withdraw       the answer shall come now
 ///     value      --->                 value; or absent, only after a withdraw
-enum class MessageKind : std::uint16_t { challenge = 1, hello, welcome, denied, put, stored, exists, get, withdraw, value, absent };
+///                <---  will           key, value: to be put when this connection ends, if the key has not been put by then
+///     stored     --->
+enum class MessageKind : std::uint16_t { challenge = 1, hello, welcome, denied, put, stored, exists, get, withdraw, value, absent, will };
 
 inline constexpr std::size_t wire_header_bytes = 16;
 

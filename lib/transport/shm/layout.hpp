@@ -40,14 +40,15 @@ struct Channel {
   alignas(64) std::atomic<std::uint64_t> taken{0};  // written by the receiver: messages whose slot is free again
 };
 
-/// The first failure of the group; that of rank 0's segment counts.
+/// The first failure of the group; that of rank 0's segment counts. In another's: why that rank gave up while the ranks met.
 struct Failure {
   static constexpr std::uint32_t none = 0, being_written = 1, written = 2;
+  static constexpr std::size_t max_culprits = 128, max_chars = 3072;
   std::atomic<std::uint32_t> state{none};
   std::atomic<std::int32_t> writer{-1};
   std::uint32_t kind = 0, num_culprits = 0, num_chars = 0;
-  std::int32_t culprits[128] = {};
-  char text[3072] = {};
+  std::int32_t culprits[max_culprits] = {};
+  char text[max_chars] = {};
 };
 
 /// Who goes on after a failure (shrink.hpp). `decided_by` counts in rank 0's segment, the rest in each rank's own.

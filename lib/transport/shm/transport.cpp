@@ -15,6 +15,7 @@
 #include "../vote.hpp"
 #include "channels.hpp"
 #include "connect.hpp"
+#include "mailbox.hpp"
 #include "shrink.hpp"
 
 SEQCCL_BEGIN
@@ -101,15 +102,10 @@ class ShmTransport final : public Transport {
   void abort(const Error& error) noexcept override {
     if (::getpid() != process_) return;
     Failure& failure = channels_.control(0).failure;
+    const std::optional<Error> named = why_it_gave_up(error);
     std::uint32_t none = Failure::none;
     if (!failure.state.compare_exchange_strong(none, Failure::being_written)) return;
-    failure.writer.store(rank_);
-    failure.kind = static_cast<std::uint32_t>(error.kind());
-    failure.num_culprits = static_cast<std::uint32_t>(std::min(error.culprits().size(), std::size(failure.culprits)));
-    std::copy_n(error.culprits().begin(), failure.num_culprits, failure.culprits);
-    failure.num_chars = static_cast<std::uint32_t>(std::min(std::strlen(error.what()), sizeof(failure.text)));
-    std::memcpy(failure.text, error.what(), failure.num_chars);
-    failure.state.store(Failure::written, std::memory_order_seq_cst);
+    shm::write(failure, rank_, named ? *named : error);
     channels_.ring_all();
   }
 
@@ -139,6 +135,18 @@ class ShmTransport final : public Transport {
   std::vector<std::uint64_t> received_messages() const override { return counted(&shm::Channels::received_messages); }
 
  private:
+  /// A rank that gave up while others still met it has left, and says in its own segment because of whom.
+  [[nodiscard]] std::optional<Error> why_it_gave_up(const Error& error) noexcept {
+    try {
+      for (const Rank culprit : error.culprits()) {
+        if (error.kind() != ErrorKind::dead || culprit <= 0 || culprit >= num_ranks_) continue;
+        const Failure& own = channels_.control(culprit).failure;
+        if (own.state.load(std::memory_order_acquire) == Failure::written) return shm::read(own);
+      }
+    } catch (...) {  // no memory for its words: this rank's own are as true
+    }
+    return std::nullopt;
+  }
   [[nodiscard]] bool failed() noexcept { return channels_.control(0).failure.state.load(std::memory_order_seq_cst) != Failure::none; }
   void fail_for(const shm::Clash& clash) {
     abort(mismatch_error(*this, side(clash.sender, clash.sent_bytes), side(clash.receiver, clash.expected_bytes)));
@@ -157,8 +165,7 @@ class ShmTransport final : public Transport {
       }
       std::this_thread::yield();
     }
-    throw Error(static_cast<ErrorKind>(failure.kind), std::string(failure.text, failure.num_chars),
-                std::vector<Rank>(failure.culprits, failure.culprits + failure.num_culprits));
+    throw shm::read(failure);
   }
 
   /// At most every look_interval: fails the group if a peer's process has ended without leaving.

@@ -9,7 +9,6 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -23,6 +22,8 @@
 #include "../bootstrap/socket.hpp"
 #include "../bootstrap/wire.hpp"
 #include "../place.hpp"
+#include "notes.hpp"
+#include "words.hpp"
 
 SEQCCL_BEGIN
 namespace ucx {
@@ -33,6 +34,8 @@ using bootstrap::append_number, bootstrap::Bytes16, bootstrap::Clock, bootstrap:
 constexpr std::uint64_t magic = 0x3178637563716573;
 // From look to look whether those who are missing still listen.
 constexpr auto first_look = std::chrono::milliseconds(100), longest_look = std::chrono::milliseconds(2000);
+// How long a word from another host may take longer than the news that its sender is gone.
+constexpr auto far_word_patience = std::chrono::milliseconds(300);
 constexpr std::size_t challenge_bytes = 8 + 16, answer_bytes = 8 + 4 + 16 + 16, proof_bytes = 16;
 
 void append(std::string& to, const Bytes16& bytes) { to.append(reinterpret_cast<const char*>(bytes.data()), bytes.size()); }
@@ -69,25 +72,6 @@ int port_of(const Descriptor& listener) {
                                              : reinterpret_cast<const sockaddr_in&>(address).sin_port);
 }
 
-bool wait_readable(const Descriptor& socket, Clock::time_point deadline) {
-  for (;;) {
-    pollfd waited{socket.number(), POLLIN, 0};
-    const int count = ::poll(&waited, 1, bootstrap::poll_milliseconds(deadline));
-    if (count > 0) return true;
-    if (count == 0 || errno != EINTR) return false;
-  }
-}
-
-/// Exactly `num_bytes`: what follows belongs to somebody else. False if they do not come in time.
-bool read_exactly(const Descriptor& socket, std::size_t num_bytes, std::string& bytes, Clock::time_point deadline) {
-  bytes.clear();
-  while (bytes.size() < num_bytes) {
-    if (!wait_readable(socket, deadline)) return false;
-    if (bootstrap::receive_now(socket, bytes, num_bytes - bytes.size()) == bootstrap::Received::closed) return false;
-  }
-  return true;
-}
-
 /// What is sent here is shorter than any socket's buffer.
 bool send_whole(const Descriptor& socket, std::string bytes) { return bootstrap::send_now(socket, bytes) == bootstrap::Sent::all; }
 
@@ -117,17 +101,20 @@ bool introduce(const Descriptor& socket, Rank rank, const Card& card, Clock::tim
   return bootstrap::same_bytes(bytes16(bytes, 0), bootstrap::proof(card.key, "listener", theirs, mine));
 }
 
-/// The listening end: who has come, or -1 for a stranger.
+/// The listening end: who has come, or -1 for a stranger. @throws the word of a rank that gives up
 Rank receive(const Descriptor& socket, const Card& own, Clock::time_point deadline) {
   const Bytes16 mine = bootstrap::random_bytes16();
-  std::string bytes;
+  std::string bytes, start;
   append_number(bytes, magic, 8);
   append(bytes, mine);
-  if (!send_whole(socket, std::move(bytes)) || !read_exactly(socket, answer_bytes, bytes, deadline)) return -1;
-  if (read_number(bytes.substr(0, 8)) != magic) return -1;
-  const auto rank = static_cast<Rank>(read_number(bytes.substr(8, 4)));
-  const Bytes16 theirs = bytes16(bytes, 12);
-  if (!bootstrap::same_bytes(bytes16(bytes, 28), bootstrap::proof(own.key, fmt::format("rank {}", rank), mine, theirs))) return -1;
+  const bool is_sent = send_whole(socket, std::move(bytes));  // who leaves a word may have gone
+  if (!read_exactly(socket, 8, start, deadline)) return -1;
+  if (read_number(start) == word_magic)
+    if (const std::optional<Error> word = read_word(socket, own, deadline)) throw Error(*word);
+  if (!is_sent || read_number(start) != magic || !read_exactly(socket, answer_bytes - 8, bytes, deadline)) return -1;
+  const auto rank = static_cast<Rank>(read_number(bytes.substr(0, 4)));
+  const Bytes16 theirs = bytes16(bytes, 4);
+  if (!bootstrap::same_bytes(bytes16(bytes, 20), bootstrap::proof(own.key, fmt::format("rank {}", rank), mine, theirs))) return -1;
   std::string answer;
   append(answer, bootstrap::proof(own.key, "listener", mine, theirs));
   return send_whole(socket, std::move(answer)) ? rank : -1;
@@ -139,6 +126,14 @@ bool is_closed(const Card& own, const Card& card) {
   const std::string address = card.place == own.place ? "127.0.0.1" : card.addresses.empty() ? "" : card.addresses.front();
   return !address.empty() && !bootstrap::connect_to(address, card.port, Clock::now() + std::chrono::milliseconds(200), reason).is_open() &&
          reason == bootstrap::system_text(ECONNREFUSED);
+}
+
+/// True if the other end has closed, whatever it has said before that.
+bool has_ended(const Descriptor& socket) {
+  if (!socket.is_open()) return false;
+  char next = 0;
+  const ssize_t count = ::recv(socket.number(), &next, 1, MSG_PEEK | MSG_DONTWAIT);
+  return count == 0 || (count < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
 }
 
 Descriptor connect_to(Rank rank, Rank peer, const Card& own, const Card& card, Clock::time_point deadline) {
@@ -189,43 +184,94 @@ Door::Door(Rank rank, int num_ranks, const std::string& host) : rank_(rank), num
   if (host.empty()) card_.host = card_.place;
 }
 
-Meeting Door::meet(const std::vector<std::string>& texts, std::chrono::nanoseconds timeout) const {
-  const Rank rank = rank_;
-  const int num_ranks = num_ranks_;
-  if (static_cast<int>(texts.size()) != num_ranks)
-    throw Error(ErrorKind::argument, fmt::format("ucx: all_gather gave {} texts, want {}, one of each rank", texts.size(), num_ranks));
-  Meeting meeting;
+std::vector<Card> Door::read_cards(const std::vector<std::string>& texts) const {
+  if (static_cast<int>(texts.size()) != num_ranks_)
+    throw Error(ErrorKind::argument, fmt::format("ucx: all_gather gave {} texts, want {}, one of each rank", texts.size(), num_ranks_));
   std::vector<Card> cards;
-  std::map<std::string, int> nodes;
-  for (Rank peer = 0; peer < num_ranks; ++peer) {
-    cards.push_back(Card::parse(peer, texts[static_cast<std::size_t>(peer)]));
-    meeting.is_local.push_back(cards.back().place == card_.place);
-    if (cards.back().host == card_.host && cards.back().place == card_.place) meeting.neighbours.push_back(peer);
-    meeting.node.push_back(nodes.emplace(cards.back().host, static_cast<int>(nodes.size())).first->second);
-  }
+  for (Rank peer = 0; peer < num_ranks_; ++peer) cards.push_back(Card::parse(peer, texts[static_cast<std::size_t>(peer)]));
+  return cards;
+}
 
-  // Lower ranks first: rank 0 answers at once, so rank 1 gets to answering, and so on.
-  const auto deadline = Clock::now() + timeout;
-  meeting.connections.resize(static_cast<std::size_t>(num_ranks));
-  for (Rank peer = 0; peer < rank; ++peer)
-    meeting.connections[static_cast<std::size_t>(peer)] = connect_to(rank, peer, card_, cards[static_cast<std::size_t>(peer)], deadline);
+void Door::give_up(const std::vector<std::string>& texts, const Error& error) const noexcept {
+  try {
+    tell_all(rank_, card_, read_cards(texts), error);
+  } catch (...) {  // a card that is none: the others see that, too
+  }
+}
+
+Meeting Door::meet(const std::vector<std::string>& texts, std::chrono::nanoseconds timeout) const {
+  const std::vector<Card> cards = read_cards(texts);
+  Meeting meeting;
+  std::map<std::string, int> nodes;
+  for (const Card& card : cards) {
+    meeting.is_local.push_back(card.place == card_.place);
+    if (card.host == card_.host && card.place == card_.place) meeting.neighbours.push_back(static_cast<Rank>(meeting.is_local.size()) - 1);
+    meeting.node.push_back(nodes.emplace(card.host, static_cast<int>(nodes.size())).first->second);
+  }
+  meeting.connections.resize(cards.size());
+  try {
+    connect_all(cards, meeting, Clock::now() + timeout);
+  } catch (const std::exception& why) {
+    const auto* known = dynamic_cast<const Error*>(&why);
+    const Error error = known != nullptr ? *known : Error(ErrorKind::local, fmt::format("ucx: rank {}: {}", rank_, why.what()), {rank_});
+    // Those who have met all look at their connections only.
+    for (const Descriptor& socket : meeting.connections)
+      if (socket.is_open()) (void)send_whole(socket, note_bytes(NoteKind::failure, failure_note(error)));
+    tell_all(rank_, card_, cards, error);
+    throw Error(error);
+  }
+  for (const Descriptor& socket : meeting.connections)
+    if (socket.is_open()) prepare(socket);
+  return meeting;
+}
+
+/// Who gives up has told all others before it closes anything: so if somebody is gone, its word counts.
+void Door::blame(const Error& error, bool is_local) const {
+  const auto end = Clock::now() + (is_local ? std::chrono::milliseconds(0) : far_word_patience);
+  while (wait_readable(listener_, end)) {
+    const Descriptor socket(::accept4(listener_.number(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!socket.is_open()) break;
+    std::string start;
+    if (!read_exactly(socket, 8, start, Clock::now() + std::chrono::milliseconds(20)) || read_number(start) != word_magic) continue;
+    if (const std::optional<Error> word = read_word(socket, card_, Clock::now() + std::chrono::milliseconds(200))) throw Error(*word);
+  }
+  throw Error(error);
+}
+
+/// Lower ranks first: rank 0 answers at once, so rank 1 gets to answering, and so on.
+void Door::connect_all(const std::vector<Card>& cards, Meeting& meeting, Clock::time_point deadline) const {
+  const Rank rank = rank_;
+  for (Rank peer = 0; peer < rank; ++peer) {
+    const auto at = static_cast<std::size_t>(peer);
+    try {
+      meeting.connections[at] = connect_to(rank, peer, card_, cards[at], deadline);
+    } catch (const Error& error) {
+      blame(error, meeting.is_local[at]);
+    }
+  }
   const auto missing = [&] {
     std::vector<Rank> ranks;
-    for (Rank peer = rank + 1; peer < num_ranks; ++peer)
+    for (Rank peer = rank + 1; peer < num_ranks_; ++peer)
       if (!meeting.connections[static_cast<std::size_t>(peer)].is_open()) ranks.push_back(peer);
     return ranks;
   };
   std::optional<Rank> gone;  // it listens no more; a connection of before is still in the queue
   auto pause = first_look;
-  for (int num_missing = num_ranks - 1 - rank; num_missing > 0;) {
+  for (int num_missing = num_ranks_ - 1 - rank; num_missing > 0;) {
     if (!wait_readable(listener_, gone ? Clock::now() : std::min(deadline, Clock::now() + pause))) {
       if (gone)
-        throw Error(ErrorKind::dead, fmt::format("ucx: rank {}: rank {} has ended or given up before it connected", rank, *gone), {*gone});
+        blame({ErrorKind::dead, fmt::format("ucx: rank {}: rank {} has ended or given up before it connected", rank, *gone), {*gone}},
+              meeting.is_local[static_cast<std::size_t>(*gone)]);
       if (Clock::now() > deadline) {
-        std::vector<Rank> ranks = missing();
-        const auto text = fmt::format("ucx: rank {}: ranks {} have not connected in time", rank, fmt::join(ranks, ", "));
-        throw Error(ErrorKind::stalled, text, std::move(ranks));
+        const std::vector<Rank> ranks = missing();
+        blame({ErrorKind::stalled, fmt::format("ucx: rank {}: ranks {} have not connected in time", rank, fmt::join(ranks, ", ")), ranks},
+              true);
       }
+      // Who has connected and ended since may be why others are missing.
+      for (Rank peer = 0; peer < num_ranks_; ++peer)
+        if (has_ended(meeting.connections[static_cast<std::size_t>(peer)]))
+          blame({ErrorKind::dead, fmt::format("ucx: rank {}: rank {} has ended or given up after it connected", rank, peer), {peer}},
+                meeting.is_local[static_cast<std::size_t>(peer)]);
       pause = std::min(2 * pause, longest_look);
       for (const Rank peer : missing())
         if (is_closed(card_, cards[static_cast<std::size_t>(peer)])) gone = peer;
@@ -238,14 +284,11 @@ Meeting Door::meet(const std::vector<std::string>& texts, std::chrono::nanosecon
     }
     // A stranger may connect and say nothing: he gets a second.
     const Rank peer = receive(socket, card_, std::min(deadline, Clock::now() + std::chrono::seconds(1)));
-    if (peer <= rank || peer >= num_ranks || meeting.connections[static_cast<std::size_t>(peer)].is_open()) continue;
+    if (peer <= rank || peer >= num_ranks_ || meeting.connections[static_cast<std::size_t>(peer)].is_open()) continue;
     meeting.connections[static_cast<std::size_t>(peer)] = std::move(socket);
     if (gone == peer) gone.reset();
     --num_missing;
   }
-  for (const Descriptor& socket : meeting.connections)
-    if (socket.is_open()) prepare(socket);
-  return meeting;
 }
 
 }  // namespace ucx

@@ -9,6 +9,7 @@
 #include "../bootstrap/siphash.hpp"
 #include "../descriptor.hpp"
 #include "seqccl/bootstrap.hpp"
+#include "seqccl/transport.hpp"
 
 SEQCCL_BEGIN
 namespace ucx {
@@ -47,10 +48,17 @@ class Door {
   ///                 proof ────────────────────────▶
   ///
   /// `texts`: everyone's card, by rank.
-  /// @throws Error(stalled), Error(dead) that name who has not come or cannot be reached
+  /// @throws Error(stalled), Error(dead) that name who has not come or cannot be reached, after all others have been told; the same error
+  /// if another has given up
   [[nodiscard]] Meeting meet(const std::vector<std::string>& texts, std::chrono::nanoseconds timeout) const;
+  /// For a rank that cannot meet the others, whose cards are there: tells them why.
+  void give_up(const std::vector<std::string>& texts, const Error& error) const noexcept;
 
  private:
+  [[nodiscard]] std::vector<Card> read_cards(const std::vector<std::string>& texts) const;
+  void connect_all(const std::vector<Card>& cards, Meeting& meeting, SteadyClock::time_point deadline) const;
+  [[noreturn]] void blame(const Error& error, bool is_local) const;
+
   Rank rank_;
   int num_ranks_;
   Descriptor listener_;
