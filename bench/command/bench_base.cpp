@@ -79,7 +79,8 @@ void Bench::add_row(const std::string& method, const Case& one, const Direction&
   const std::string wrong = outcome != nullptr ? std::to_string(outcome->num_wrong()) : "-";
   table_.add({method, direction.name, std::to_string(one.num_ranks), std::to_string(one.num_tokens), human_seconds(m.median_s()),
               human_seconds(m.min_s()), human_seconds(m.max_s()), human_bytes(static_cast<double>(m.moved_bytes)),
-              short_number(static_cast<double>(m.moved_bytes) / seconds / 1e9), short_number(direction.flops / seconds / 1e9), wrong});
+              short_number(static_cast<double>(m.moved_bytes) / seconds / 1e9), short_number(direction.flops / seconds / 1e9), wrong,
+              m.path.empty() ? "-" : m.path});
   Json row = {{"method", method}, {"pass", direction.name}, {"ranks", one.num_ranks}, {"tokens", one.num_tokens}};
   row.update(to_json(m, direction.flops));
   row["gb_per_s"] = static_cast<double>(m.moved_bytes) / seconds / 1e9;

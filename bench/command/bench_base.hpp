@@ -52,7 +52,7 @@ class Bench : public Subcommand {
     return settings;
   }();
   bool backward_ = false, checks_ = true, all_right_ = true;
-  Table table_{{"method", "pass", "ranks", "tokens", "median", "min", "max", "moved", "GB/s", "GFLOP/s", "#wrong"}};
+  Table table_{{"method", "pass", "ranks", "tokens", "median", "min", "max", "moved", "GB/s", "GFLOP/s", "#wrong", "path"}};
   Json results_ = Json::array(), refused_ = Json::array();
 
  private:

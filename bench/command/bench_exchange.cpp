@@ -33,7 +33,7 @@ class BenchExchange final : public Bench {
     app.add_option("--pattern", pattern_, "all|ping_pong|all_gather")->capture_default_str();
     settings_.warmup = 3;
     settings_.repeat = 20;
-    table_ = Table({"pattern", "ranks", "bytes", "median", "min", "max", "algbw GB/s", "busbw GB/s", "#wrong"});
+    table_ = Table({"pattern", "ranks", "bytes", "median", "min", "max", "algbw GB/s", "busbw GB/s", "#wrong", "path"});
   }
 
   void measure_all(const Console& console) override {
@@ -64,7 +64,7 @@ class BenchExchange final : public Bench {
     const double algbw = static_cast<double>(plan.num_bytes()) / operation.median_s() / 1e9, busbw = algbw * plan.bus_factor();
     table_.add({name(plan.pattern), std::to_string(plan.num_ranks), std::to_string(plan.num_bytes()), human_seconds(operation.median_s()),
                 human_seconds(operation.min_s()), human_seconds(operation.max_s()), short_number(algbw), short_number(busbw),
-                std::to_string(run.num_wrong)});
+                std::to_string(run.num_wrong), run.whole.path});
     all_right_ = all_right_ && run.num_wrong == 0;
     end_row({{"pattern", name(plan.pattern)},
              {"ranks", plan.num_ranks},
@@ -78,7 +78,8 @@ class BenchExchange final : public Bench {
              {"operations_per_run", plan.num_inner()},
              {"moved_bytes", run.whole.moved_bytes},
              {"planned_bytes", run.whole.planned_bytes},
-             {"num_wrong", run.num_wrong}});
+             {"num_wrong", run.num_wrong},
+             {"path", run.whole.path}});
   }
 
   std::string bytes_ = "8,64,512,4k,32k,256k,2m,16m", pattern_ = "all";

@@ -45,7 +45,8 @@ Json to_json(const Measurement& measurement, double flops) {
           {"flops", flops},
           {"gflops_per_s", gflops_per_s(measurement, flops)},
           {"workspace_bytes", measurement.workspace_bytes},
-          {"planning_s", measurement.planning_s}};
+          {"planning_s", measurement.planning_s},
+          {"path", measurement.path}};
 }
 
 Json to_json(const CheckOutcome& outcome) {
