@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <numeric>
 #include <set>
 #include <string_view>
@@ -107,5 +108,13 @@ double Measurement::median_s() const {
 }
 double Measurement::min_s() const { return seconds.empty() ? 0 : *std::min_element(seconds.begin(), seconds.end()); }
 double Measurement::max_s() const { return seconds.empty() ? 0 : *std::max_element(seconds.begin(), seconds.end()); }
+
+double Measurement::percentile_s(double percent) const {
+  if (seconds.empty()) return 0;
+  std::vector<double> sorted = seconds;
+  std::sort(sorted.begin(), sorted.end());
+  const auto rank = static_cast<std::size_t>(std::ceil(percent / 100 * static_cast<double>(sorted.size())));
+  return sorted[std::clamp<std::size_t>(rank, 1, sorted.size()) - 1];
+}
 
 }  // namespace seqccl::command

@@ -44,6 +44,8 @@ struct Measurement {
   [[nodiscard]] double median_s() const;
   [[nodiscard]] double min_s() const;
   [[nodiscard]] double max_s() const;
+  /// The least time that `percent` of the runs did not exceed.
+  [[nodiscard]] double percentile_s(double percent) const;
 };
 
 /// What all ranks saw of all runs of an operation. It lies in shared memory: make it before the ranks.

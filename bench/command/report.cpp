@@ -38,6 +38,8 @@ Json to_json(const Measurement& measurement, double flops) {
           {"median_s", measurement.median_s()},
           {"min_s", measurement.min_s()},
           {"max_s", measurement.max_s()},
+          {"p90_s", measurement.percentile_s(90)},
+          {"p99_s", measurement.percentile_s(99)},
           {"moved_bytes", measurement.moved_bytes},
           {"planned_bytes", measurement.planned_bytes},
           {"moved_messages", measurement.moved_messages},
