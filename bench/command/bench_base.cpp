@@ -67,7 +67,7 @@ void Bench::begin_path(const TransportChoice& choice) {
 void Bench::end_path() {
   Json rows = Json::array();
   for (std::size_t i = path_row_; i < results_.size(); ++i) rows.push_back(results_[i]);
-  sections_.push_back(header() + table_.text() + footer(rows));
+  sections_.push_back(header() + (table_.has_rows() ? table_.text() : "") + footer(rows));
 }
 
 int Bench::list(const Console& console) const {

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "command/bench_base.hpp"
+#include "command/bench_rows.hpp"
 #include "command/exchange_job.hpp"
 #include "command/names.hpp"
 #include "command/number_option.hpp"
@@ -41,6 +43,7 @@ class BenchExchange final : public Bench {
     app.add_option("-d,--dtype", dtype_, "f32|bf16|f16")->capture_default_str();
     add_count(app, "-c,--check", check_, "1: look whether the numbers are right, 0: do not", 0, 1);
     app.add_option("--pattern", pattern_, "all|ping_pong|all_gather|all_to_all|ring")->capture_default_str();
+    app.add_flag("--matrix", is_matrix_, "Latency (8 bytes) and bandwidth (4m) between all pairs of ranks, one pair at a time");
     settings_.warmup = 3;
     settings_.repeat = 20;
     table_ = Table({"pattern", "ranks", "size", "count", "type", "time", "min", "p99", "max", "algbw", "busbw", "#wrong", "path"});
@@ -53,6 +56,11 @@ class BenchExchange final : public Bench {
     const std::vector<int> counts = rank_counts();
     if (std::ranges::find(counts, 1) != counts.end())
       throw Error(ErrorKind::argument, "--ranks: 1 is not right, want at least 2: one rank has nobody to send to");
+    if (is_matrix_) {
+      refuse_with_matrix();
+      for (const int num_ranks : counts) add_matrix(console, num_ranks, dtype);
+      return;
+    }
     for (const Pattern each : all_patterns) {
       if (pattern != "all" && pattern != name(each)) continue;
       for (const int num_ranks : counts) {
@@ -64,18 +72,20 @@ class BenchExchange final : public Bench {
 
  protected:
   [[nodiscard]] std::string heading() const override {
+    if (is_matrix_) return "";
     return "size: bytes; time: median of the timed runs, in which small operations are repeated; p99: 99 of 100 runs took no longer\n"
            "algbw: size / time in GB/s; busbw: algbw x (P - 1) / P for all_gather and all_to_all, else x 1: what a link carries\n\n";
   }
 
   [[nodiscard]] std::string footer(const Json& rows) const override {
+    if (rows.empty()) return {};
+    if (is_matrix_) return matrix_text(rows);
     double sum = 0;
     std::int64_t num_wrong = 0;
     for (const Json& row : rows) {
       sum += row["busbw_gb_per_s"].get<double>();
       if (row.contains("num_wrong")) num_wrong += row["num_wrong"].get<std::int64_t>();
     }
-    if (rows.empty()) return {};
     return fmt::format("# Out of bounds values : {}\n# Avg bus bandwidth    : {}\n",
                        check_ == 0 ? "not looked at" : fmt::format("{} {}", num_wrong, num_wrong == 0 ? "OK" : "FAILED"),
                        short_number(sum / static_cast<double>(rows.size())));
@@ -143,12 +153,50 @@ class BenchExchange final : public Bench {
     end_row(std::move(row));
   }
 
+  void refuse_with_matrix() const {
+    if (!bytes_.empty() || first_ > 0 || last_ > 0 || factor_ > 1 || increment_ > 0)
+      throw Error(ErrorKind::argument, "--matrix: has sizes of its own, 8 bytes and 4m; want it without --bytes, -b, -e, -f and -i");
+    if (pattern_ != "all") throw Error(ErrorKind::argument, fmt::format("--matrix: is ping_pong, want it without --pattern {}", pattern_));
+    for (const int num_ranks : rank_counts())
+      if (num_ranks > most_matrix_ranks)
+        throw Error(ErrorKind::argument, fmt::format("--ranks: {} are {} pairs, want at most {} with --matrix", num_ranks,
+                                                     num_ranks * (num_ranks - 1) / 2, most_matrix_ranks));
+  }
+
+  void add_matrix(const Console& console, int num_ranks, DType dtype) {
+    settings_.num_ranks = num_ranks;
+    begin_row(console, fmt::format("matrix: {} ranks", num_ranks));
+    for (const PairTime& pair : run_pairs(matrix_sizes, dtype, settings_, check_ != 0)) {
+      const Measurement times{.seconds = pair.seconds};
+      Json row = {{"pattern", fmt::format("pair {}-{}", pair.first, pair.second)},
+                  {"ranks", num_ranks},
+                  {"first", pair.first},
+                  {"second", pair.second},
+                  {"bytes", pair.num_bytes},
+                  {"type", seqccl::name(dtype)},
+                  {"seconds", pair.seconds},
+                  {"median_s", times.median_s()},
+                  {"min_s", times.min_s()},
+                  {"max_s", times.max_s()},
+                  {"p90_s", times.percentile_s(90)},
+                  {"p99_s", times.percentile_s(99)},
+                  {"busbw_gb_per_s", static_cast<double>(pair.num_bytes) / times.median_s() / 1e9},
+                  {"path", pair.path}};
+      if (check_ != 0) row["num_wrong"] = pair.num_wrong;
+      all_right_ = all_right_ && pair.num_wrong == 0;
+      end_row(std::move(row));
+    }
+  }
+
   static constexpr std::size_t most_sizes = 1000;
+  static constexpr std::array<std::int64_t, 2> matrix_sizes = {8, std::int64_t{4} << 20};
+  static constexpr int most_matrix_ranks = 64;
 
   std::string bytes_, pattern_ = "all", dtype_ = "f32";
   std::int64_t first_ = 0, last_ = 0, increment_ = 0;
   double factor_ = 0;
   int check_ = 1;
+  bool is_matrix_ = false;
 };
 
 }  // namespace

@@ -17,4 +17,9 @@ namespace seqccl::command {
 /// The median times of several paths in one table, a column per path, with how many times longer than the first each takes.
 [[nodiscard]] std::string paths_text(const nlohmann::ordered_json& rows);
 
+/// Rows of pairs of ranks as tables of ranks by ranks: latency of the smallest size in us, bandwidth of the largest in GB/s, and what is
+/// `outlier` times worse than the median marked.
+[[nodiscard]] std::string matrix_text(const nlohmann::ordered_json& rows);
+inline constexpr double outlier = 1.5;
+
 }  // namespace seqccl::command

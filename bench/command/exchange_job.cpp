@@ -27,9 +27,16 @@ struct Parts {
 /// One block for all that receive the same.
 Parts add_parts(Recorder& plan, const ExchangePlan& exchange, Rank rank) {
   const Recorder::Shape shape{1, 1, 1, exchange.part};
-  const int P = exchange.num_ranks, num_talking = exchange.pattern == Pattern::ping_pong ? std::min(P, 2) : P;
+  const int P = exchange.num_ranks;
   Parts parts;
-  if (rank >= num_talking || num_talking == 1) return parts;
+  if (P == 1) return parts;
+  if (exchange.pattern == Pattern::ping_pong) {
+    if (rank != exchange.first && rank != exchange.second) return parts;
+    const Rank peer = rank == exchange.first ? exchange.second : exchange.first;
+    parts.sends.push_back({peer, rank, plan.scratch(exchange.dtype, shape)});
+    parts.receives.push_back({peer, peer, plan.scratch(exchange.dtype, shape)});
+    return parts;
+  }
   if (exchange.pattern == Pattern::ring) {
     parts.sends.push_back({(rank + 1) % P, rank, plan.scratch(exchange.dtype, shape)});
     parts.receives.push_back({(rank + P - 1) % P, (rank + P - 1) % P, plan.scratch(exchange.dtype, shape)});
@@ -38,7 +45,7 @@ Parts add_parts(Recorder& plan, const ExchangePlan& exchange, Rank rank) {
   const bool is_personal = exchange.pattern == Pattern::all_to_all;
   const auto stream = [&](Rank from, Rank to) { return is_personal ? std::int64_t{from} * P + to : std::int64_t{from}; };
   std::optional<Block> mine;
-  for (Rank peer = 0; peer < num_talking; ++peer) {
+  for (Rank peer = 0; peer < P; ++peer) {
     if (peer == rank) continue;
     if (is_personal || !mine) mine = plan.scratch(exchange.dtype, shape);
     parts.sends.push_back({peer, stream(rank, peer), *mine});
@@ -55,7 +62,7 @@ Schedule record(const ExchangePlan& exchange, Rank rank, Parts& parts) {
   for (const Part& each : parts.receives) receives.push_back({each.peer, each.block});
   if (exchange.pattern != Pattern::ping_pong) {
     plan.exchange(sends, receives);
-  } else if (rank == 0) {
+  } else if (rank == exchange.first) {
     plan.exchange(sends, {});
     plan.exchange({}, receives);
   } else {
@@ -83,6 +90,25 @@ template <class Word>
 std::int64_t count_all_wrong(const Parts& parts, const Bindings& memory, std::int64_t count) {
   std::int64_t num_wrong = 0;
   for (const Part& each : parts.receives) num_wrong += count_wrong<Word>(words<Word>(memory, each.block, count), each.stream);
+  return num_wrong;
+}
+
+/// One rank's part of all runs. Returns how many numbers came wrong in the last one.
+std::int64_t exchange_on(Communicator& comm, const ExchangePlan& plan, const RunSettings& settings, Lockstep& lockstep,
+                         const Measurements& times) {
+  const bool is_wide = size_bytes(plan.dtype) == 4;
+  Parts parts;
+  const Schedule schedule = record(plan, comm.rank(), parts);
+  times.plan(comm.rank(), schedule);
+  const Bindings memory(schedule, comm.arena(schedule.workspace_bytes));
+  is_wide ? fill<std::uint32_t>(parts, memory, plan.part) : fill<std::uint16_t>(parts, memory, plan.part);
+  const RunOptions options{.timeout = comm.timeout()};
+  measure(lockstep, comm, settings, times, [&] {
+    for (int i = 0; i < plan.num_inner(); ++i) run_host(schedule, memory, comm.transport(), options);
+  });
+  const std::int64_t num_wrong =
+      is_wide ? count_all_wrong<std::uint32_t>(parts, memory, plan.part) : count_all_wrong<std::uint16_t>(parts, memory, plan.part);
+  lockstep.meet(comm);  // nobody leaves, or begins something else, while others still look
   return num_wrong;
 }
 
@@ -118,25 +144,12 @@ int ExchangePlan::num_inner() const noexcept {
 
 ExchangeRun run_exchange(const ExchangePlan& plan, const RunSettings& settings, bool checks) {
   const int num_inner = plan.num_inner();
-  const bool is_wide = size_bytes(plan.dtype) == 4;
   const Measurements times(settings);
   const SharedArray<std::int64_t> num_wrong(static_cast<std::size_t>(settings.num_ranks));
   Lockstep lockstep(settings.num_ranks);
   on_ranks(settings, [&](Communicator& comm) {
-    const Rank rank = comm.rank();
-    Parts parts;
-    const Schedule schedule = record(plan, rank, parts);
-    times.plan(rank, schedule);
-    const Bindings memory(schedule, comm.arena(schedule.workspace_bytes));
-    is_wide ? fill<std::uint32_t>(parts, memory, plan.part) : fill<std::uint16_t>(parts, memory, plan.part);
-    const RunOptions options{.timeout = comm.timeout()};
-    measure(lockstep, comm, settings, times, [&] {
-      for (int i = 0; i < num_inner; ++i) run_host(schedule, memory, comm.transport(), options);
-    });
-    if (checks)
-      num_wrong[static_cast<std::size_t>(rank)] =
-          is_wide ? count_all_wrong<std::uint32_t>(parts, memory, plan.part) : count_all_wrong<std::uint16_t>(parts, memory, plan.part);
-    lockstep.meet(comm);
+    const std::int64_t wrong_here = exchange_on(comm, plan, settings, lockstep, times);
+    if (checks) num_wrong[static_cast<std::size_t>(comm.rank())] = wrong_here;
   });
 
   ExchangeRun result;
@@ -147,6 +160,42 @@ ExchangeRun run_exchange(const ExchangePlan& plan, const RunSettings& settings, 
   for (const double seconds : result.whole.seconds) result.seconds.push_back(seconds / num_operations);
   for (std::size_t rank = 0; rank < num_wrong.size(); ++rank) result.num_wrong += num_wrong[rank];
   return result;
+}
+
+std::vector<PairTime> run_pairs(std::span<const std::int64_t> sizes, DType dtype, const RunSettings& settings, bool checks) {
+  const int P = settings.num_ranks;
+  std::vector<ExchangePlan> plans;
+  std::vector<Measurements> times;
+  for (const std::int64_t size : sizes)
+    for (Rank first = 0; first < P; ++first)
+      for (Rank second = first + 1; second < P; ++second) {
+        plans.push_back(ExchangePlan::of(Pattern::ping_pong, P, size, dtype));
+        plans.back().first = first, plans.back().second = second;
+        times.emplace_back(settings);
+      }
+  const SharedArray<std::int64_t> num_wrong(plans.size() * static_cast<std::size_t>(P));
+  Lockstep lockstep(P);
+  on_ranks(settings, [&](Communicator& comm) {
+    for (std::size_t i = 0; i < plans.size(); ++i)
+      num_wrong[i * static_cast<std::size_t>(P) + static_cast<std::size_t>(comm.rank())] =
+          exchange_on(comm, plans[i], settings, lockstep, times[i]);
+  });
+
+  std::vector<PairTime> pairs;
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    const ExchangePlan& plan = plans[i];
+    PairTime pair{plan.first, plan.second, plan.num_bytes(), {}, 0, times[i].combined().path};
+    for (std::size_t run = 0; run < times[i].runs(plan.first).size(); ++run) {  // of these two only: the others just come and go
+      const TimedRun &a = times[i].runs(plan.first)[run], &b = times[i].runs(plan.second)[run];
+      const double seconds = std::chrono::duration<double>(std::max(a.end, b.end) - std::min(a.begin, b.begin)).count();
+      pair.seconds.push_back(seconds / (2.0 * plan.num_inner()));
+    }
+    if (checks)
+      for (const Rank rank : {plan.first, plan.second})
+        pair.num_wrong += num_wrong[i * static_cast<std::size_t>(P) + static_cast<std::size_t>(rank)];
+    pairs.push_back(std::move(pair));
+  }
+  return pairs;
 }
 
 }  // namespace seqccl::command

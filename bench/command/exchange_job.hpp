@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "command/measure.hpp"
@@ -12,7 +13,7 @@
 namespace seqccl::command {
 
 enum class Pattern {
-  ping_pong,   ///< rank 0 sends to rank 1, which sends back; one way is the operation
+  ping_pong,   ///< one rank sends to another (0 to 1), which sends back; one way is the operation
   all_gather,  ///< every rank sends its part to all others, in one exchange
   all_to_all,  ///< every rank sends each other one a part of its own
   ring,        ///< every rank sends to the next one
@@ -26,6 +27,7 @@ struct ExchangePlan {
   int num_ranks = 2;
   std::int64_t part = 1;
   DType dtype = f32;
+  Rank first = 0, second = 1;  // of ping_pong
 
   /// `num_bytes`: of the message, or of all parts together (all_gather, all_to_all), rounded down to whole numbers, at least one a rank.
   [[nodiscard]] static ExchangePlan of(Pattern pattern, int num_ranks, std::int64_t num_bytes, DType dtype = f32);
@@ -46,6 +48,16 @@ struct ExchangeRun {
 };
 /// `checks`: whether what came is looked at.
 [[nodiscard]] ExchangeRun run_exchange(const ExchangePlan& plan, const RunSettings& settings, bool checks = true);
+
+/// One-way times between all pairs of ranks, one pair after the other while the others wait, by the ranks that are made once.
+struct PairTime {
+  Rank first = 0, second = 0;
+  std::int64_t num_bytes = 0;
+  std::vector<double> seconds;
+  std::int64_t num_wrong = 0;
+  std::string path;
+};
+[[nodiscard]] std::vector<PairTime> run_pairs(std::span<const std::int64_t> sizes, DType dtype, const RunSettings& settings, bool checks);
 
 /// What is sent is bits, of the size of the numbers, that no rank's arithmetic looks at. Number `index` of message `stream` (its sender;
 /// of all_to_all sender and receiver) is never 0, and no two messages have the same one there (of two bytes: no two of 3855).

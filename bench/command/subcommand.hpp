@@ -50,6 +50,7 @@ class Subcommand {
 [[nodiscard]] std::unique_ptr<Subcommand> make_bench_context_pass(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_bench_exchange(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_bench_kernels(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Subcommand> make_bench_compare(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_explain_attention(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_explain_linear(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_explain_decode(CLI::App& parent);

@@ -13,6 +13,7 @@ class Table {
  public:
   explicit Table(std::vector<std::string> head) : rows_{std::move(head)} {}
   void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+  [[nodiscard]] bool has_rows() const noexcept { return rows_.size() > 1; }
   [[nodiscard]] std::string text() const;
 
  private:
