@@ -119,12 +119,29 @@ void Bench::add_row(const std::string& method, const Case& one, const Direction&
   const Measurement& m = *direction.measurement;
   const double seconds = m.median_s() > 0 ? m.median_s() : 1e-9;
   const std::string wrong = outcome != nullptr ? std::to_string(outcome->num_wrong()) : "-";
-  table_.add({method, direction.name, std::to_string(one.num_ranks), std::to_string(one.num_tokens), human_seconds(m.median_s()),
-              human_seconds(m.min_s()), human_seconds(m.max_s()), human_bytes(static_cast<double>(m.moved_bytes)),
-              short_number(static_cast<double>(m.moved_bytes) / seconds / 1e9), short_number(direction.flops / seconds / 1e9), wrong,
-              m.path.empty() ? "-" : m.path});
+  std::vector<std::string> cells = {method,
+                                    direction.name,
+                                    std::to_string(one.num_ranks),
+                                    std::to_string(one.num_tokens),
+                                    human_seconds(m.median_s()),
+                                    human_seconds(m.min_s()),
+                                    human_seconds(m.max_s()),
+                                    human_bytes(static_cast<double>(m.moved_bytes)),
+                                    short_number(static_cast<double>(m.moved_bytes) / seconds / 1e9),
+                                    short_number(direction.flops / seconds / 1e9),
+                                    wrong,
+                                    m.path.empty() ? "-" : m.path};
+  if (predicted_s_) {
+    cells.push_back(human_seconds(*predicted_s_));
+    cells.push_back(fmt::format("{:+.0f}%", 100 * (*predicted_s_ / seconds - 1)));
+  }
+  table_.add(std::move(cells));
   Json row = {{"method", method}, {"pass", direction.name}, {"ranks", one.num_ranks}, {"tokens", one.num_tokens}};
   row.update(to_json(m, direction.flops));
+  if (predicted_s_) {
+    row["predicted_s"] = *predicted_s_;
+    row["prediction_error"] = *predicted_s_ / seconds - 1;
+  }
   row["gb_per_s"] = static_cast<double>(m.moved_bytes) / seconds / 1e9;
   if (outcome != nullptr) {
     row["check"] = to_json(*outcome);

@@ -56,6 +56,8 @@ class Bench : public Subcommand {
     settings.repeat = 3;
     return settings;
   }();
+  /// The simulator's time of the row that is added next, if it has one; the table has a column more then.
+  std::optional<double> predicted_s_;
   bool backward_ = false, checks_ = true, all_right_ = true;
   Table table_{{"method", "pass", "ranks", "tokens", "median", "min", "max", "moved", "GB/s", "GFLOP/s", "#wrong", "path"}};
   Json results_ = Json::array(), refused_ = Json::array();

@@ -54,6 +54,7 @@ int run_subcommand(int argc, const char* const* argv, const Console& console) {
   subcommands.push_back(make_bench_exchange(bench));
   subcommands.push_back(make_bench_kernels(bench));
   subcommands.push_back(make_bench_compare(bench));
+  subcommands.push_back(make_calibrate(root));
   CLI::App& explain = group(root, "explain", "Show what a method does and costs, without running it");
   subcommands.push_back(make_explain_attention(explain));
   subcommands.push_back(make_explain_linear(explain));
