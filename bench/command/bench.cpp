@@ -2,11 +2,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "command/bench_base.hpp"
 #include "command/choices.hpp"
+#include "command/cluster_file.hpp"
 #include "command/linear_options.hpp"
 #include "command/number_option.hpp"
 #include "command/shape_options.hpp"
+#include "seqccl/collectives.hpp"
+#include "seqccl/simulate.hpp"
 
 namespace seqccl::command {
 namespace {
@@ -23,6 +29,8 @@ class BenchAttention final : public Bench {
     choices_.add_to(app, "all|");
     add_count(app, "--ranks-per-node", ranks_per_node_, "M ranks share a node (double_ring, mesh, automatic; default: one node)", 1,
               max_ranks);
+    app.add_option("--cluster", cluster_path_,
+                   "FILE.json of seqccl calibrate, measured at as many ranks: the simulator's time beside the measured one");
   }
 
   void measure_all(const Console& console) override {
@@ -30,6 +38,11 @@ class BenchAttention final : public Bench {
     note_ = choices_.note(shape_.kv_heads);
     choices_.require_used(parse_dtype(shape_.dtype), backward_, "--backward");
     if (ranks_per_node_ != 0) choices_.require_nodes_used("--ranks-per-node", std::to_string(ranks_per_node_));
+    std::optional<ClusterFile> cluster;
+    if (!cluster_path_.empty()) {
+      cluster = described_cluster();
+      table_.add_columns({"predicted", "error"});
+    }
     const std::vector<Case> all = cases();
     for (const Case& one : all) {  // before the first is measured: its rows would be lost
       (void)shape_.spec(one.num_tokens, one.num_ranks);
@@ -52,13 +65,45 @@ class BenchAttention final : public Bench {
         const AttentionResult result = run_attention(tensors, chosen, settings_, backward_);
         const std::string label = choice == "automatic" ? published_name(chosen, result.chosen, settings_.topology) : choice;
         const std::optional<CheckOutcome> outcome = reference ? std::optional(reference->judge(result)) : std::nullopt;
-        add_row(label, one, {"forward", &result.forward, attention_flops(spec, false)}, outcome ? &*outcome : nullptr);
-        if (backward_) add_row(label, one, {"backward", &result.backward, attention_flops(spec, true)}, nullptr);
+        const auto add = [&](const Direction& direction, const CheckOutcome* judged, bool is_backward) {
+          if (cluster) predicted_s_ = predicted(result.chosen, *cluster, is_backward);
+          add_row(label, one, direction, judged);
+        };
+        add({"forward", &result.forward, attention_flops(spec, false)}, outcome ? &*outcome : nullptr, false);
+        if (backward_) add({"backward", &result.backward, attention_flops(spec, true)}, nullptr, true);
       }
     }
   }
 
+ protected:
+  [[nodiscard]] std::string footer(const Json& rows) const override {
+    std::vector<double> errors;
+    for (const Json& row : rows)
+      if (row.contains("prediction_error")) errors.push_back(std::abs(row["prediction_error"].get<double>()));
+    if (errors.empty()) return {};
+    std::sort(errors.begin(), errors.end());
+    return fmt::format("predicted by {}: median of the errors {:.0f}%, largest {:.0f}%\n", cluster_path_, 100 * errors[errors.size() / 2],
+                       100 * errors.back());
+  }
+
  private:
+  [[nodiscard]] ClusterFile described_cluster() const {
+    if (!is_cluster_file(cluster_path_))
+      throw Error(ErrorKind::argument,
+                  fmt::format("--cluster: '{}' is not right, want a FILE.json that seqccl calibrate has written", cluster_path_));
+    ClusterFile file = read_cluster(cluster_path_);
+    if (ranks_per_node_ != 0 && !file.has_between)
+      throw Error(
+          ErrorKind::argument,
+          fmt::format("--ranks-per-node: '{}' has no links between nodes; want a file of seqccl calibrate --between PATH", cluster_path_));
+    return file;
+  }
+  [[nodiscard]] double predicted(const AttentionSpec& chosen, const ClusterFile& file, bool is_backward) const {
+    const MethodEntry& entry = entry_of(chosen.method);
+    Cluster cluster = file.cluster;
+    cluster.topology = settings_.topology;
+    return simulate(record_all(is_backward ? entry.backward : entry.forward, chosen), cluster).seconds;
+  }
   [[nodiscard]] Topology topology(int num_ranks) const {
     if (ranks_per_node_ == 0 || num_ranks == ranks_per_node_) return {};
     if (num_ranks % ranks_per_node_ != 0)
@@ -70,6 +115,7 @@ class BenchAttention final : public Bench {
   AttentionShape shape_;
   ChoiceOptions choices_{"all"};
   int ranks_per_node_ = 0;
+  std::string cluster_path_;
 };
 
 class BenchLinear final : public Bench {

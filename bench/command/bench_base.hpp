@@ -10,21 +10,26 @@
 #include "command/options.hpp"
 #include "command/report.hpp"
 #include "command/subcommand.hpp"
+#include "command/transport_choice.hpp"
 
 namespace seqccl::command {
 
 class Bench : public Subcommand {
  public:
-  /// Measures and shows. A rank that fails ends the measuring, not the showing. @throws Error
+  /// Measures on one path after the other, and shows. A rank that fails ends the measuring, not the showing. @throws Error
   int run(const Console& console) final;
 
  protected:
-  /// All cases, row by row. @throws Error
+  /// All cases, row by row, by the path that `settings_` have. @throws Error
   virtual void measure_all(const Console& console) = 0;
 
   void add_common(CLI::App& app, bool has_backward = true);
-  /// Of these: --ranks, --transport, --wait, --repeat, --warmup.
-  void add_ranks(CLI::App& app);
+  /// Of these: --ranks, --transport, --list, --csv, --wait, --repeat, --warmup.
+  void add_ranks(CLI::App& app, const std::string& repeat_names = "--repeat");
+  /// Above the table of a path: what its columns say.
+  [[nodiscard]] virtual std::string heading() const { return {}; }
+  /// Below the table of a path, from its rows; also of one that did not end.
+  [[nodiscard]] virtual std::string footer(const Json& /*rows*/) const { return {}; }
   /// --ranks. @throws Error(argument)
   [[nodiscard]] std::vector<int> rank_counts() const;
 
@@ -51,14 +56,25 @@ class Bench : public Subcommand {
     settings.repeat = 3;
     return settings;
   }();
+  /// The simulator's time of the row that is added next, if it has one; the table has a column more then.
+  std::optional<double> predicted_s_;
   bool backward_ = false, checks_ = true, all_right_ = true;
-  Table table_{{"method", "pass", "ranks", "tokens", "median", "min", "max", "moved", "GB/s", "GFLOP/s", "#wrong"}};
+  Table table_{{"method", "pass", "ranks", "tokens", "median", "min", "max", "moved", "GB/s", "GFLOP/s", "#wrong", "path"}};
   Json results_ = Json::array(), refused_ = Json::array();
 
  private:
+  void begin_path(const TransportChoice& choice);
+  void end_path();
   [[nodiscard]] std::string header() const;
+  [[nodiscard]] int list(const Console& console) const;
   [[nodiscard]] int show(const Console& console) const;
+  void show_text(const Console& console) const;
 
+  std::vector<TransportChoice> choices_;
+  std::string path_;          // of the rows that are measured, as it was asked for
+  std::size_t path_row_ = 0;  // its first
+  std::vector<std::string> sections_;
+  bool lists_ = false, csv_ = false;
   std::map<int, std::string> waits_;  // how ranks waited, by their number
   std::string begun_;                 // the row that is being measured
   std::optional<Error> failure_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "command/command.hpp"
 #include "command/number_option.hpp"
 #include "command/report.hpp"
 #include "command/subcommand.hpp"

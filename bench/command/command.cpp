@@ -46,13 +46,15 @@ int run_subcommand(int argc, const char* const* argv, const Console& console) {
   subcommands.push_back(make_run_attention(run));
   subcommands.push_back(make_run_linear(run));
   subcommands.push_back(make_run_decode(run));
-  CLI::App& bench = group(root, "bench", "Measure methods over sizes and ranks");
+  CLI::App& bench = group(root, "bench", "Measure methods over sizes, ranks and paths, and compare results");
   subcommands.push_back(make_bench_attention(bench));
   subcommands.push_back(make_bench_linear(bench));
   subcommands.push_back(make_bench_decode(bench));
   subcommands.push_back(make_bench_context_pass(bench));
   subcommands.push_back(make_bench_exchange(bench));
   subcommands.push_back(make_bench_kernels(bench));
+  subcommands.push_back(make_bench_compare(bench));
+  subcommands.push_back(make_calibrate(root));
   CLI::App& explain = group(root, "explain", "Show what a method does and costs, without running it");
   subcommands.push_back(make_explain_attention(explain));
   subcommands.push_back(make_explain_linear(explain));

@@ -72,7 +72,7 @@ class Crossovers final : public Subcommand {
  private:
   /// Both kinds of machine, unless one is named or its figures are given.
   [[nodiscard]] std::vector<std::string> kinds() const {
-    if (!cluster_.base.empty()) return {resolve(cluster_names(), cluster_.base)};
+    if (!cluster_.base.empty()) return {cluster_kind(cluster_.base)};
     const bool has_figures = !cluster_.inside.empty() || !cluster_.between.empty() || cluster_.gflops > 0 || cluster_.memory > 0;
     return has_figures || !cluster_.nodes.empty() ? std::vector<std::string>{"threads"} : std::vector<std::string>{"threads", "gpus"};
   }

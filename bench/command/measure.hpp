@@ -2,9 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "command/memory.hpp"
@@ -23,6 +26,7 @@ struct RankCounts {
   double flops = 0;
   std::size_t workspace_bytes = 0;
   double planning_s = 0;
+  std::array<char, 128> path{};  // as Measurement::path, cut off where it is longer
 };
 
 /// The operation as a whole: a run lasts from the first rank's beginning to the last rank's end.
@@ -33,11 +37,15 @@ struct Measurement {
   double flops = 0;                 // of all ranks' schedules
   std::size_t workspace_bytes = 0;  // of the rank that needs most
   double planning_s = 0;            // of the rank that took longest
+  std::string
+      path;  // what the last run's messages went by, as their transports say: "shared memory", "cma+posix"; empty if there were none
 
   [[nodiscard]] bool present() const noexcept { return !seconds.empty(); }
   [[nodiscard]] double median_s() const;
   [[nodiscard]] double min_s() const;
   [[nodiscard]] double max_s() const;
+  /// The least time that `percent` of the runs did not exceed.
+  [[nodiscard]] double percentile_s(double percent) const;
 };
 
 /// What all ranks saw of all runs of an operation. It lies in shared memory: make it before the ranks.

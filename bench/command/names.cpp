@@ -57,6 +57,7 @@ constexpr Alias dtype_aliases[] = {{"float32", "f32"}, {"fp32", "f32"}, {"float1
                                    {"fp16", "f16"},    {"half", "f16"}, {"bfloat16", "bf16"}};
 constexpr Alias wait_aliases[] = {{"automatic", "auto"}};
 constexpr Alias transport_aliases[] = {{"processes", "shm"}, {"shared_memory", "shm"}};
+constexpr Alias pattern_aliases[] = {{"sendrecv", "ring"}, {"allgather", "all_gather"}, {"alltoall", "all_to_all"}};
 constexpr const char* later_transports[] = {"nccl"};
 
 std::string folded(std::string_view word) {
@@ -185,7 +186,7 @@ const Vocabulary& wait_names() {
   return words;
 }
 const Vocabulary& pattern_names() {
-  static const Vocabulary words{"--pattern", {"all", "ping_pong", "all_gather"}, {}, {}};
+  static const Vocabulary words{"--pattern", {"all", "ping_pong", "all_gather", "all_to_all", "ring"}, pattern_aliases, {}};
   return words;
 }
 const Vocabulary& transport_names() {

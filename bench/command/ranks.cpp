@@ -29,6 +29,22 @@ nanoseconds timeout_of(const RunSettings& settings) {
   return std::chrono::duration_cast<nanoseconds>(std::chrono::duration<double>(settings.timeout_s));
 }
 
+/// An environment variable, for as long as it is there. Only where no other thread is.
+class ScopedVariable {
+ public:
+  ScopedVariable(const char* variable, const std::string& text) : variable_(variable) {
+    if (const char* before = std::getenv(variable); before != nullptr) before_ = before;
+    ::setenv(variable, text.c_str(), 1);
+  }
+  ~ScopedVariable() { before_ ? ::setenv(variable_, before_->c_str(), 1) : ::unsetenv(variable_); }
+  ScopedVariable(const ScopedVariable&) = delete;
+  ScopedVariable& operator=(const ScopedVariable&) = delete;
+
+ private:
+  const char* variable_;
+  std::optional<std::string> before_;
+};
+
 }  // namespace
 
 const char* name(RankTransport transport) noexcept {
@@ -39,6 +55,11 @@ const char* name(RankTransport transport) noexcept {
 std::string RunSettings::wait_text() const { return wait.value_or(WaitPolicy::for_host(num_ranks)).describe(); }
 
 void on_ranks(const RunSettings& settings, const std::function<void(Communicator&)>& body) {
+  std::optional<ScopedVariable> lanes, silence;
+  if (settings.transport == RankTransport::ucx && !settings.ucx_lanes.empty()) {
+    lanes.emplace("UCX_TLS", settings.ucx_lanes + ",self");
+    if (std::getenv("UCX_LOG_LEVEL") == nullptr) silence.emplace("UCX_LOG_LEVEL", "fatal");  // what is not there is told by the error
+  }
   switch (settings.transport) {
     case RankTransport::threads:
       return run_ranks(

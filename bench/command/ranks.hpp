@@ -33,6 +33,7 @@ struct RunSettings {
   Topology topology{};
   bool trace = false;
   RankTransport transport = RankTransport::threads;
+  std::string ucx_lanes{};           // what UCX_TLS says to ranks over UCX, beside self; empty: as it is set
   std::optional<WaitPolicy> wait{};  // none: the library's choice for this host
 
   /// How ranks wait, in words.

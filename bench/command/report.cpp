@@ -38,6 +38,8 @@ Json to_json(const Measurement& measurement, double flops) {
           {"median_s", measurement.median_s()},
           {"min_s", measurement.min_s()},
           {"max_s", measurement.max_s()},
+          {"p90_s", measurement.percentile_s(90)},
+          {"p99_s", measurement.percentile_s(99)},
           {"moved_bytes", measurement.moved_bytes},
           {"planned_bytes", measurement.planned_bytes},
           {"moved_messages", measurement.moved_messages},
@@ -45,7 +47,8 @@ Json to_json(const Measurement& measurement, double flops) {
           {"flops", flops},
           {"gflops_per_s", gflops_per_s(measurement, flops)},
           {"workspace_bytes", measurement.workspace_bytes},
-          {"planning_s", measurement.planning_s}};
+          {"planning_s", measurement.planning_s},
+          {"path", measurement.path}};
 }
 
 Json to_json(const CheckOutcome& outcome) {

@@ -9,6 +9,7 @@
 #include <charconv>
 #include <set>
 
+#include "command/cluster_file.hpp"
 #include "command/names.hpp"
 #include "command/number_option.hpp"
 #include "command/options.hpp"
@@ -103,13 +104,19 @@ LinearSpec LinearShape::spec(std::int64_t num_tokens, int num_ranks) const {
 void ClusterOptions::add_to(CLI::App& app, bool has_memory) {
   app.add_option("--cluster", base,
                  "threads (the default: ranks as threads of one machine: 1,8 inside, 20 GFLOP/s, 8 GB/s memory) | gpus (8 to a node: 5,300 "
-                 "inside, 10,45 between, 400000 GFLOP/s, 2500 GB/s memory, 5 us a kernel); the options below change single figures");
+                 "inside, 10,45 between, 400000 GFLOP/s, 2500 GB/s memory, 5 us a kernel) | FILE.json, as seqccl calibrate writes it; the "
+                 "options below change single "
+                 "figures");
   app.add_option("--nodes", nodes, "KxM: K nodes of M ranks (default: threads one node, gpus 8 ranks a node)");
   app.add_option("--inside", inside, "Links inside a node: LATENCY_US,GB_PER_S (nodes of several ranks)");
   app.add_option("--between", between,
                  "Links between nodes: LATENCY_US,GB_PER_S (several nodes: --nodes, or --cluster gpus beyond 8 ranks)");
   add_number(app, "--gflops", gflops, "GFLOP/s of a rank's kernels", 1e-6, 1e9, "a number from 1e-6 to 1e9");
   if (has_memory) add_number(app, "--memory", memory, "GB/s of a rank's memory", 1e-6, 1e9, "a number from 1e-6 to 1e9");
+}
+
+std::string cluster_kind(const std::string& text) {
+  return is_cluster_file(text) ? text : resolve(cluster_names(), text.empty() ? "threads" : text);
 }
 
 Cluster ClusterOptions::cluster(int num_ranks) const {
@@ -134,10 +141,16 @@ void ClusterOptions::require_used(std::span<const Cluster> clusters) const {
 
 Cluster ClusterOptions::one_cluster(int num_ranks) const {
   Cluster cluster = Cluster::thread_ranks();
-  const std::string kind = resolve(cluster_names(), base.empty() ? "threads" : base);
+  const std::string kind = cluster_kind(base);
+  const std::optional<ClusterFile> file = is_cluster_file(kind) ? std::optional(read_cluster(kind)) : std::nullopt;
+  if (file) cluster = file->cluster;
   if (kind == "gpus") cluster = {{}, {5e-6, 300e9}, {10e-6, 45e9}, 400e12, 2500e9, 5e-6};
   cluster.topology = parse_nodes(nodes, num_ranks);
   if (kind == "gpus" && nodes.empty() && num_ranks > 8 && num_ranks % 8 == 0) cluster.topology = Topology::nodes(num_ranks / 8, 8);
+  if (file && !file->has_between && between.empty() && !cluster.topology.node.empty())
+    throw Error(ErrorKind::argument, fmt::format("--nodes: '{}' has links between nodes, but '{}' has none; want --between "
+                                                 "LATENCY_US,GB_PER_S, or a file of seqccl calibrate --between PATH",
+                                                 nodes, kind));
   if (!inside.empty()) cluster.inside = parse_link("--inside", inside);
   if (!between.empty()) cluster.between = parse_link("--between", between);
   if (gflops > 0) cluster.flops_per_s = gflops * 1e9;

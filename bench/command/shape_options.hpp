@@ -37,6 +37,9 @@ struct LinearShape {
 /// @throws Error(argument) unless 1 to 2^40
 void require_tokens(std::int64_t num_tokens);
 
+/// What --cluster means: "threads", "gpus" or the file that it names. @throws Error(argument)
+[[nodiscard]] std::string cluster_kind(const std::string& text);
+
 /// The machine that explain and draw simulate.
 struct ClusterOptions {
   std::string base, nodes, inside, between;

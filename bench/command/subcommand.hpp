@@ -50,12 +50,14 @@ class Subcommand {
 [[nodiscard]] std::unique_ptr<Subcommand> make_bench_context_pass(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_bench_exchange(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_bench_kernels(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Subcommand> make_bench_compare(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_explain_attention(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_explain_linear(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_explain_decode(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_explain_context_pass(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_explain_balance(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_explain_crossovers(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Subcommand> make_calibrate(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_draw_attention(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_draw_linear(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_launch(CLI::App& parent);

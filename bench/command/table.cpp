@@ -11,7 +11,9 @@
 namespace seqccl::command {
 namespace {
 
-bool looks_like_number(const std::string& cell) { return !cell.empty() && ((cell[0] >= '0' && cell[0] <= '9') || cell[0] == '-'); }
+bool looks_like_number(const std::string& cell) {
+  return !cell.empty() && ((cell[0] >= '0' && cell[0] <= '9') || cell[0] == '-' || cell[0] == '+');
+}
 
 }  // namespace
 

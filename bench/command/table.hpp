@@ -13,6 +13,9 @@ class Table {
  public:
   explicit Table(std::vector<std::string> head) : rows_{std::move(head)} {}
   void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+  /// Before the first row.
+  void add_columns(const std::vector<std::string>& heads) { rows_.front().insert(rows_.front().end(), heads.begin(), heads.end()); }
+  [[nodiscard]] bool has_rows() const noexcept { return rows_.size() > 1; }
   [[nodiscard]] std::string text() const;
 
  private:

@@ -85,6 +85,9 @@ class Transport {
   [[nodiscard]] virtual int num_ranks() const noexcept = 0;
   /// "threads", "shm", ...: for reports.
   [[nodiscard]] virtual const char* name() const noexcept { return "other"; }
+  /// By what bytes to and from `peer` travel, each word once, ascending, for reports: of ucx the transports of the lanes that UCX has
+  /// chosen, "cma" "posix" or "rc_mlx5", settled when messages have gone both ways. Empty if the backend does not say.
+  [[nodiscard]] virtual std::vector<std::string> paths(Rank /*peer*/) const { return {}; }
 
   /// Memory that peers may write into, at least `num_bytes` and 64-byte aligned; contents are lost when it grows. It belongs to the
   /// transport, and is given back after the last peer can write. @throws std::bad_alloc

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <functional>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -16,12 +17,14 @@
 #include "command/ranks.hpp"
 #include "command/support.hpp"
 #include "command/tensor.hpp"
+#include "support/alarm.hpp"
 #include "support/watchdog.hpp"
 
 namespace seqccl::command::test {
 namespace {
 
 using nlohmann::json;
+using seqccl::test::Alarm;
 using seqccl::test::Watchdog;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
@@ -159,6 +162,7 @@ TEST(BenchTransport, rows_say_how_they_were_measured) {
       EXPECT_EQ(row.at("seconds").size(), 2u);
       for (const json& each : row.at("seconds")) EXPECT_GT(each.get<double>(), 0);
       EXPECT_EQ(row.at("moved_bytes"), row.at("planned_bytes"));
+      EXPECT_EQ(row.at("path"), row.at("ranks") == 1 ? "" : "shared memory");
       if (row.contains("check")) {
         EXPECT_EQ(row.at("check").at("num_wrong"), 0);
       }
@@ -197,6 +201,40 @@ class Variables {
  private:
   std::vector<std::pair<const char*, const char*>> all_;
 };
+
+/// What the rows of a small bench say that their messages went by.
+std::set<std::string> paths_of(const std::string& transport, const std::vector<std::string>& what) {
+  const Ran ran = run(joined(joined({"bench"}, what), {"--transport", transport, "--repeat", "1", "--json"}));
+  EXPECT_EQ(ran.code, exit_right) << ran.err;
+  const json report = ran.code == exit_right ? json::parse(ran.out) : json{{"results", json::array()}};
+  std::set<std::string> paths;
+  for (const json& row : report.at("results")) paths.insert(row.at("path").get<std::string>());
+  return paths;
+}
+const std::vector<std::string> exchanges = {"exchange", "--ranks", "2,3", "--bytes", "8,1m"},
+                               decoding = {"decode", "--ranks", "3", "--tokens", "64", "--merge", "tree"};
+
+TEST(BenchTransport, rows_name_what_messages_went_by) {
+  const Alarm alarm(120);
+  for (const std::vector<std::string>& what : {exchanges, decoding}) {
+    EXPECT_EQ(paths_of("threads", what), std::set<std::string>{"own memory"});
+    EXPECT_EQ(paths_of("shm", what), std::set<std::string>{"shared memory"});
+  }
+  const Ran text = run({"bench", "exchange", "--ranks", "2", "--bytes", "8", "--repeat", "1"});
+  EXPECT_NE(text.out.find("  path\n"), std::string::npos) << text.out;
+  EXPECT_NE(text.out.find("  own memory\n"), std::string::npos) << text.out;
+}
+
+TEST(UcxBench, rows_name_the_transports_that_ucx_has_chosen) {
+  if (!transport_state(ProcessTransport::ucx).is_there) GTEST_SKIP() << transport_state(ProcessTransport::ucx).text;
+  const Alarm alarm(120);
+  {
+    const Variables tcp({{"UCX_TLS", "tcp,self"}, {"UCX_LOG_LEVEL", "fatal"}});
+    EXPECT_EQ(paths_of("ucx", exchanges), std::set<std::string>{"tcp"});
+  }
+  const Variables memory({{"UCX_TLS", "sysv,self"}, {"UCX_LOG_LEVEL", "fatal"}});
+  EXPECT_EQ(paths_of("ucx", decoding), std::set<std::string>{"sysv"});
+}
 
 TEST(RunTransport, a_launcher_is_refused) {
   const Folder folder;

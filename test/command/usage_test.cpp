@@ -48,7 +48,7 @@ TEST(Usage, errors_say_who_has_the_option_and_end_with_an_example) {
   EXPECT_EQ(said({"bench", "attention", "--wait", "spin", "--wait", "block"}),
             "seqccl: --wait: is given more than once, want it once" + example);
   EXPECT_EQ(said({"bench"}),
-            "seqccl: bench: a subcommand is missing, want one of: attention, linear, decode, context_pass, exchange, kernels; for example: "
+            "seqccl: bench: a subcommand is missing, want one of: attention, linear, decode, context_pass, exchange, kernels, compare; for example: "
             "seqccl "
             "bench attention --ranks 2,4 --tokens 4k,16k\n");
   EXPECT_EQ(said({"draw"}),

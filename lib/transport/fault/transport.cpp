@@ -38,6 +38,7 @@ class FaultTransport final : public Transport {
   Rank rank() const noexcept override { return inner_->rank(); }
   int num_ranks() const noexcept override { return inner_->num_ranks(); }
   const char* name() const noexcept override { return inner_->name(); }
+  std::vector<std::string> paths(Rank peer) const override { return inner_->paths(peer); }
   std::byte* arena(std::size_t num_bytes) override { return inner_->arena(num_bytes); }
   Buffer allocate(std::size_t num_bytes) override { return inner_->allocate(num_bytes); }
   bool is_receivable(const std::byte* data, std::size_t num_bytes) const noexcept override {

@@ -44,6 +44,7 @@ class ShmTransport final : public Transport {
   Rank rank() const noexcept override { return rank_; }
   int num_ranks() const noexcept override { return num_ranks_; }
   const char* name() const noexcept override { return "shm"; }
+  std::vector<std::string> paths(Rank /*peer*/) const override { return {"shared memory"}; }
   std::byte* arena(std::size_t num_bytes) override { return channels_.arena(num_bytes); }
   Buffer allocate(std::size_t num_bytes) override { return channels_.allocate(num_bytes); }
   bool is_receivable(const std::byte* data, std::size_t num_bytes) const noexcept override {

@@ -50,6 +50,7 @@ class ThreadTransport final : public Transport {
   Rank rank() const noexcept override { return rank_; }
   int num_ranks() const noexcept override { return group_->num_ranks(); }
   const char* name() const noexcept override { return "threads"; }
+  std::vector<std::string> paths(Rank /*peer*/) const override { return {"own memory"}; }
 
   std::byte* arena(std::size_t num_bytes) override {
     if (arena_.num_bytes() < num_bytes) {

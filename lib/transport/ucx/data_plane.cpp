@@ -46,6 +46,13 @@ void DataPlane::connect(const std::vector<std::string>& addresses) {
   }
 }
 
+std::vector<std::string> DataPlane::paths(Rank peer) const {
+  const std::lock_guard lock(mutex_);
+  if (is_shut_) return {};
+  const std::set<std::string> names = worker_.transports(peer);
+  return {names.begin(), names.end()};
+}
+
 bool DataPlane::progress() noexcept {
   const std::unique_lock lock(mutex_, std::try_to_lock);
   return lock && !is_shut_ && worker_.progress();

@@ -61,6 +61,9 @@ class DataPlane {
   [[nodiscard]] std::string address() const { return worker_.address(); }
   void connect(const std::vector<std::string>& addresses);
 
+  /// UCX's transports to `peer`; none after shut().
+  [[nodiscard]] std::vector<std::string> paths(Rank peer) const;
+
   [[nodiscard]] std::uint64_t arm(const Message& receive);
   [[nodiscard]] bool try_send(const Message& send);
   [[nodiscard]] bool has_come(Rank peer, Lane lane, std::uint64_t ticket) const noexcept {

@@ -48,6 +48,9 @@ class UcxTransport final : public Transport {
   Rank rank() const noexcept override { return state_->rank; }
   int num_ranks() const noexcept override { return state_->num_ranks; }
   const char* name() const noexcept override { return state_->sharing.size() > 1 ? "ucx+shm" : "ucx"; }
+  std::vector<std::string> paths(Rank peer) const override {
+    return is_near(peer) ? std::vector<std::string>{"shared memory"} : state_->data.paths(peer);
+  }
   std::byte* arena(std::size_t num_bytes) override {
     return near() != nullptr ? near()->channels().arena(num_bytes) : state_->arena.at_least(num_bytes);
   }
