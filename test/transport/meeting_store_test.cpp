@@ -96,12 +96,12 @@ int forks_until_end = -1;  // -1: nobody is ended
 /// The ranks of run_processes meet over memory of its own.
 TEST(ShmProcesses, ARankThatEndsBeforeItComesIsNamedSoon) {
   const Alarm alarm(100);
-  ASSERT_EQ(::pthread_atfork(
-                nullptr, [] { forks_until_end -= forks_until_end >= 0 ? 1 : 0; },
-                [] {
-                  if (forks_until_end == 0) ::raise(SIGKILL);
-                }),
-            0);
+  static const int failed = ::pthread_atfork(  // once: it cannot be taken back
+      nullptr, [] { forks_until_end -= forks_until_end >= 0 ? 1 : 0; },
+      [] {
+        if (forks_until_end == 0) ::raise(SIGKILL);
+      });
+  ASSERT_EQ(failed, 0);
   for (const int num_ranks : {1, 2, 3, 4, 5, 7, 8}) {
     const Rank victim = num_ranks / 2;
     forks_until_end = victim;

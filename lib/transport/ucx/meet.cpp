@@ -226,14 +226,16 @@ Meeting Door::meet(const std::vector<std::string>& texts, std::chrono::nanosecon
 }
 
 /// Who gives up has told all others before it closes anything: so if somebody is gone, its word counts.
-void Door::blame(const Error& error, bool is_local) const {
+void Door::blame(const Error& error, bool is_local, Meeting& meeting) const {
   const auto end = Clock::now() + (is_local ? std::chrono::milliseconds(0) : far_word_patience);
   while (wait_readable(listener_, end)) {
-    const Descriptor socket(::accept4(listener_.number(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    meeting.unanswered.emplace_back(::accept4(listener_.number(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    const Descriptor& socket = meeting.unanswered.back();
     if (!socket.is_open()) break;
     std::string start;
     if (!read_exactly(socket, 8, start, Clock::now() + std::chrono::milliseconds(20)) || read_number(start) != word_magic) continue;
-    if (const std::optional<Error> word = read_word(socket, card_, Clock::now() + std::chrono::milliseconds(200))) throw Error(*word);
+    const std::optional<Error> word = read_word(socket, card_, Clock::now() + std::chrono::milliseconds(200));
+    if (word && word->culprits() != std::vector<Rank>{rank_}) throw Error(*word);  // who blames this rank has missed what it knows
   }
   throw Error(error);
 }
@@ -246,7 +248,7 @@ void Door::connect_all(const std::vector<Card>& cards, Meeting& meeting, Clock::
     try {
       meeting.connections[at] = connect_to(rank, peer, card_, cards[at], deadline);
     } catch (const Error& error) {
-      blame(error, meeting.is_local[at]);
+      blame(error, meeting.is_local[at], meeting);
     }
   }
   const auto missing = [&] {
@@ -261,17 +263,17 @@ void Door::connect_all(const std::vector<Card>& cards, Meeting& meeting, Clock::
     if (!wait_readable(listener_, gone ? Clock::now() : std::min(deadline, Clock::now() + pause))) {
       if (gone)
         blame({ErrorKind::dead, fmt::format("ucx: rank {}: rank {} has ended or given up before it connected", rank, *gone), {*gone}},
-              meeting.is_local[static_cast<std::size_t>(*gone)]);
+              meeting.is_local[static_cast<std::size_t>(*gone)], meeting);
       if (Clock::now() > deadline) {
         const std::vector<Rank> ranks = missing();
         blame({ErrorKind::stalled, fmt::format("ucx: rank {}: ranks {} have not connected in time", rank, fmt::join(ranks, ", ")), ranks},
-              true);
+              true, meeting);
       }
       // Who has connected and ended since may be why others are missing.
       for (Rank peer = 0; peer < num_ranks_; ++peer)
         if (has_ended(meeting.connections[static_cast<std::size_t>(peer)]))
           blame({ErrorKind::dead, fmt::format("ucx: rank {}: rank {} has ended or given up after it connected", rank, peer), {peer}},
-                meeting.is_local[static_cast<std::size_t>(peer)]);
+                meeting.is_local[static_cast<std::size_t>(peer)], meeting);
       pause = std::min(2 * pause, longest_look);
       for (const Rank peer : missing())
         if (is_closed(card_, cards[static_cast<std::size_t>(peer)])) gone = peer;

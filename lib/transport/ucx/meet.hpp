@@ -31,6 +31,7 @@ struct Meeting {
   std::vector<int> node;                // by rank, numbered in the order of ranks
   std::vector<bool> is_local;           // by rank: of this rank's host, whatever it is called
   std::vector<Rank> neighbours;         // that can share memory with this rank, ascending, this one among them
+  std::vector<Descriptor> unanswered;   // of those who came while this rank was about to give up: closed when it has told why
 };
 
 /// Where the others come in: open before its card is out, and until all have come.
@@ -57,7 +58,7 @@ class Door {
  private:
   [[nodiscard]] std::vector<Card> read_cards(const std::vector<std::string>& texts) const;
   void connect_all(const std::vector<Card>& cards, Meeting& meeting, SteadyClock::time_point deadline) const;
-  [[noreturn]] void blame(const Error& error, bool is_local) const;
+  [[noreturn]] void blame(const Error& error, bool is_local, Meeting& meeting) const;
 
   Rank rank_;
   int num_ranks_;
