@@ -82,7 +82,7 @@ TEST(Command, bad_usage_is_2_and_says_so_on_err) {
     EXPECT_NE(ran.err.find(words), std::string::npos) << ran.err;
   };
   refused({}, "seqccl: a subcommand is missing, want one of: info, run");
-  refused({"fly"}, "'fly' is not known; want one of: info, run, bench, explain, draw");
+  refused({"fly"}, "'fly' is not known; want one of: info, run, bench, calibrate, explain, draw");
   refused({"run", "atention"}, "did you mean 'attention'?");
   refused({"run", "attention"}, "--input");
   refused({"run", "attention", "-i", in, "--rank", "4"}, "--rank");
