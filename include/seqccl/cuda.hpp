@@ -57,7 +57,7 @@ class DeviceTransport {
 /// there and grows the workspace. After that a run allocates nothing and can be captured into a CUDA graph; a captured graph is good as
 /// long as the communicator lives. What a custom step (ring, token_ring, kernels of the caller's own) is given are views of device memory:
 /// it must enqueue on `stream`.
-/// Errors of other ranks surface at the next operation.
+/// Errors of other ranks surface at the next operation. Decode and SEQCCL_FAULT are for the host only so far.
 struct DeviceOptions {
   Stream stream = nullptr;
   std::size_t op_workspace_bytes = std::size_t{256} << 20;  // linear ops are cut to need no more, if they can

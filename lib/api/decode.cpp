@@ -158,6 +158,9 @@ struct Decode::State {
 
 Decode::Decode(Communicator& comm, DecodeSpec spec) {
   validate(spec, comm.size());
+  if (comm.transport().executor() != nullptr)  // the cache is written here, and a step's slices change within its plan
+    throw refuse(fmt::format("the communicator is on a device ({}), want one on the host: caches on devices are not supported yet",
+                             comm.transport().name()));
   if (spec.merge == DecodeMerge::automatic) {
     const LinkClass link = Cluster::thread_ranks().inside;
     const double butterfly = decode_merge_seconds(spec, comm.size(), DecodeMerge::butterfly, link);

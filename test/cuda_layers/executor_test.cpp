@@ -247,6 +247,9 @@ TEST(CudaExecutor, WhatDoesNotFitIsRefused) {
     cuda::use_device(comm, std::move(ends[0]));
     EXPECT_NE(what_is_thrown(ErrorKind::argument, [&] { cuda::use_device(comm, nullptr); }).find("is on a device already"),
               std::string::npos);
+    const DecodeSpec decode{.q_heads = 2, .head_dim = 8};
+    EXPECT_NE(what_is_thrown(ErrorKind::argument, [&] { Decode step(comm, decode); }).find("caches on devices are not supported yet"),
+              std::string::npos);
   });
   EXPECT_NE(what_is_thrown(ErrorKind::argument, [] { (void)cuda::shared_device_transports(0); }).find("num_ranks is 0"), std::string::npos);
 }

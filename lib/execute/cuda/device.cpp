@@ -40,5 +40,18 @@ EventHandle make_event() {
   return EventHandle(event);
 }
 
+int current_device() {
+  int device = 0;
+  require_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  return device;
+}
+
+CurrentDevice::CurrentDevice(int device) : before_(current_device()), device_(device) {
+  if (before_ != device_) require_cuda(cudaSetDevice(device_), "cudaSetDevice");
+}
+CurrentDevice::~CurrentDevice() {
+  if (before_ != device_) cudaSetDevice(before_);
+}
+
 }  // namespace cuda
 SEQCCL_END

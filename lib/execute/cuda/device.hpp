@@ -35,5 +35,19 @@ using EventHandle = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, DestroyE
 [[nodiscard]] StreamHandle make_stream();
 [[nodiscard]] EventHandle make_event();
 
+/// Makes a device current for this thread as long as it lives.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int device);
+  ~CurrentDevice();
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+
+ private:
+  int before_ = 0, device_;
+};
+/// The one that is current.
+[[nodiscard]] int current_device();
+
 }  // namespace cuda
 SEQCCL_END

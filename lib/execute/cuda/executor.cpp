@@ -66,6 +66,7 @@ void CudaExecutor::run(const Schedule& schedule, const Bindings& memory, const R
     throw Error(ErrorKind::argument, fmt::format("{}: steps on a device cannot be traced, want no trace", schedule.name));
   control_.check();
   data_->check();
+  const CurrentDevice current(device_);
   const DevicePlan& plan = plan_of(schedule, memory, options);
   (void)workspace_.at_least(plan.workspace_bytes());
   const std::string_view text = options.description.text();

@@ -22,7 +22,11 @@ class CudaExecutor final : public Executor {
 
   void run(const Schedule& schedule, const Bindings& memory, const RunOptions& options) override;
   /// Workspace of plans: grows, the old one is kept for graphs that were captured with it.
-  [[nodiscard]] std::byte* arena(std::size_t num_bytes) { return arena_.at_least(num_bytes); }
+  [[nodiscard]] std::byte* arena(std::size_t num_bytes) {
+    const CurrentDevice current(device_);
+    return arena_.at_least(num_bytes);
+  }
+  [[nodiscard]] int device() const noexcept { return device_; }
   void set_stream(Stream stream) noexcept { stream_ = stream; }
   [[nodiscard]] const DeviceCounts& counts() const noexcept { return counts_; }
   [[nodiscard]] DeviceTransport& data() noexcept { return *data_; }
@@ -51,6 +55,7 @@ class CudaExecutor final : public Executor {
 
   Transport& control_;
   std::unique_ptr<DeviceTransport> data_;
+  int device_ = current_device();  // whatever thread the operations come from
   Stream stream_;
   std::size_t op_workspace_bytes_;
   Memory arena_, workspace_;

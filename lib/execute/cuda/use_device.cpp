@@ -26,6 +26,7 @@ class DeviceEnd final : public Transport {
   std::byte* arena(std::size_t num_bytes) override { return executor_.arena(num_bytes); }
   Buffer allocate(std::size_t num_bytes) override {
     if (num_bytes == 0) return {};
+    const CurrentDevice current(executor_.device());
     return {allocate_on_device(num_bytes).release(), num_bytes, [](std::byte* memory) { cudaFree(memory); }};
   }
   std::uint64_t arm(const Message&) override { refuse(); }
