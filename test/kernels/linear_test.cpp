@@ -264,6 +264,17 @@ TEST(Linear, KindsThatDoNotGoTogetherAreRefused) {
               cpu::linear_enter({.q = x.view(), .log_decay = one.view(), .state = state.view(), .out = x.view(), .transposed = true});
             }),
             "linear_enter: log_decay is given and transposed is true, want one of them");
+  EXPECT_EQ(message([&] {
+              cpu::linear_backward({.q = x.view(),
+                                    .k = x.view(),
+                                    .v = x.view(),
+                                    .dout = x.view(),
+                                    .dq = x.view(),
+                                    .dk = x.view(),
+                                    .dv = x.view(),
+                                    .dlog_decay = one.view()});
+            }),
+            "linear_backward: dlog_decay is given and log_decay is not, want both");
 }
 
 }  // namespace

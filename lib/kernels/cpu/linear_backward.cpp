@@ -212,6 +212,8 @@ void linear_backward(const LinearBackwardArguments& a) {
   check_view(who, "dk", a.dk, batch, tokens, heads, key_dim, false);
   check_view(who, "dv", a.dv, batch, tokens, heads, value_dim, false);
 
+  if (a.dlog_decay && !a.log_decay && tokens > 0)  // an empty run's may have no address
+    throw Error(ErrorKind::argument, "linear_backward: dlog_decay is given and log_decay is not, want both");
   const bool constant = a.dlog_decay && is_constant(a.log_decay, a.dlog_decay, batch, tokens);
   if (a.dlog_decay && constant) check_view(who, "dlog_decay", a.dlog_decay, 1, 1, heads, 1, true);
   if (a.dlog_decay && !constant) {

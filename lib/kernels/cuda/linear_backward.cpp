@@ -34,7 +34,8 @@ LinearSizes check(const LinearBackwardArguments& a) {
   if (a.dbonus && !a.bonus) refuse(who, "dbonus is given and bonus is not, want both");
   if (a.dbonus) check_linear(who, "dbonus", a.dbonus, 1, 1, s.heads, s.key_dim);
   if (!a.dlog_decay) return s;
-  if (!a.log_decay) refuse(who, "dlog_decay is given and log_decay is not, want both");
+  if (!a.log_decay && s.tokens > 0) refuse(who, "dlog_decay is given and log_decay is not, want both");
+  if (!a.log_decay) return s;  // an empty run's may have no address
   const bool constant = is_constant(a);
   check_linear(who, "dlog_decay", a.dlog_decay, constant ? 1 : s.batch, constant ? 1 : s.tokens, s.heads, constant ? 1 : s.width);
   return s;
