@@ -154,6 +154,9 @@ class Communicator {
   /// By rank: which it was in the communicator that this one was shrunk from, ascending. Empty if it was not.
   [[nodiscard]] const std::vector<Rank>& former_ranks() const noexcept;
 
+  /// Throws what ended the group, if it has ended; does not wait. On a device it sees what has failed since the last operation.
+  void check();
+
   /// Bytes and messages received from each rank so far, counted in the transport.
   [[nodiscard]] std::vector<std::uint64_t> received_bytes() const;
   [[nodiscard]] std::vector<std::uint64_t> received_messages() const;

@@ -155,6 +155,12 @@ void Communicator::throw_if_aborted() {
   if (state_->has_aborted) state_->transport->check();
 }
 
+void Communicator::check() {
+  state_->require_idle("Communicator::check");
+  record_failure(*state_->transport);
+  state_->transport->check();
+}
+
 Communicator Communicator::shrink(const ShrinkOptions& options) {
   state_->require_idle("Communicator::shrink");
   if (options.timeout.count() <= 0)

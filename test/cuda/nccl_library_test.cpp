@@ -16,6 +16,14 @@ static_assert(offsetof(seqccl::nccl::Config, blocking) == offsetof(ncclConfig_t,
 static_assert(offsetof(seqccl::nccl::Config, most_blocks) == offsetof(ncclConfig_t, maxCTAs));
 static_assert(offsetof(seqccl::nccl::Config, network) == offsetof(ncclConfig_t, netName));
 static_assert(offsetof(seqccl::nccl::Config, split_share) == offsetof(ncclConfig_t, splitShare));
+#if NCCL_VERSION_CODE >= 22800
+static_assert(sizeof(seqccl::nccl::Config) == sizeof(ncclConfig_t));
+static_assert(offsetof(seqccl::nccl::Config, traffic_class) == offsetof(ncclConfig_t, trafficClass));
+static_assert(offsetof(seqccl::nccl::Config, name) == offsetof(ncclConfig_t, commName));
+static_assert(offsetof(seqccl::nccl::Config, block_policy) == offsetof(ncclConfig_t, CTAPolicy));
+static_assert(offsetof(seqccl::nccl::Config, nvlink_centric) == offsetof(ncclConfig_t, nvlinkCentricSched));
+static_assert(seqccl::nccl::zero_blocks == NCCL_CTA_POLICY_ZERO);
+#endif
 #endif
 
 namespace {

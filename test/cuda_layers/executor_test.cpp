@@ -268,8 +268,8 @@ TEST(CudaExecutor, ARankThatDoesNotComeIsNamed) {
           while (!over) std::this_thread::yield();
           return;
         }
-        const OnDevice place(comm, ends);
-        OneLayer layer(spec, comm, const_cast<OnDevice&>(place));
+        OnDevice place(comm, std::move(ends[0]), {.watch_interval = {}});
+        OneLayer layer(spec, comm, place);
         try {
           layer.forward();
         } catch (const Error& error) {

@@ -1,5 +1,5 @@
-// linear_test.cpp - whole layers of linear attention on a device, every kind and scan, ranks as threads that share the device.
-// SPDX-License-Identifier: Apache-2.0
+// linear_test.cpp - whole layers of linear attention on a device, every kind and scan, ranks as threads, each with a device, NCCL between
+// them. SPDX-License-Identifier: Apache-2.0
 #include "api/linear_problem.hpp"
 #include "collectives/linear_plans.hpp"
 #include "cuda_layers/on_device.hpp"
@@ -49,8 +49,9 @@ TEST_P(CudaLinearLayers, AgreeWithTheRecurrence) {
   SCOPED_TRACE(spec.describe());
   const LinearProblem problem(spec, DecayOf::usual);
   begin(c.seed % 3);
-  const LinearProblem::Run run = problem.run(1, MakeDevice(c.num_ranks));
+  const LinearProblem::Run run = problem.run(1, MakeNccl(c.num_ranks, c.seed));
   EXPECT_EQ(reports(), "");
+  EXPECT_EQ(nccl_world().violations, "");
   problem.expect_right(run, 2);  // products of split f32
   problem.expect_planned_bytes(run);
 }

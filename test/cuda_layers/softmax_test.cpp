@@ -1,5 +1,5 @@
-// softmax_test.cpp - whole softmax layers on a device: the plans of every method on streams, ranks as threads that share the device.
-// SPDX-License-Identifier: Apache-2.0
+// softmax_test.cpp - whole softmax layers on a device: the plans of every method on streams, ranks as threads, each with a device, NCCL
+// between them. SPDX-License-Identifier: Apache-2.0
 #include "api/softmax_cases.hpp"
 #include "cuda/device_cases.hpp"
 #include "cuda_layers/on_device.hpp"
@@ -43,8 +43,9 @@ TEST_P(CudaSoftmaxLayers, AgreeWithTheDoubleLoops) {
   const SoftmaxProblem problem(spec_of(c));
   SCOPED_TRACE(problem.spec.describe());
   begin(c.seed % 3);
-  const SoftmaxProblem::Run run = problem.run(1, MakeDevice(c.num_ranks));
+  const SoftmaxProblem::Run run = problem.run(1, MakeNccl(c.num_ranks, c.seed));
   EXPECT_EQ(reports(), "");
+  EXPECT_EQ(nccl_world().violations, "");
   const DType dtype = problem.spec.dtype;
   const auto close = [&](const HostTensor& got, const HostTensor& plain, const HostTensor& exact, DType type) {
     return close_on_device(got, plain, exact, type, 2);

@@ -15,7 +15,16 @@ CudaExecutor::CudaExecutor(Transport& control, std::unique_ptr<DeviceTransport> 
       stream_(options.stream),
       op_workspace_bytes_(options.op_workspace_bytes),
       received_bytes_(static_cast<std::size_t>(control.num_ranks())),
-      received_messages_(static_cast<std::size_t>(control.num_ranks())) {}
+      received_messages_(static_cast<std::size_t>(control.num_ranks())) {
+  if (options.watch_interval.count() > 0)
+    watchdog_ = std::make_unique<Watchdog>(control_, *data_, calls_, Watchdog::Options{options.watch_interval, options.on_error});
+}
+
+bool CudaExecutor::is_capturing() const {
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  require_cuda(cudaStreamIsCapturing(stream_, &capturing), "cudaStreamIsCapturing");
+  return capturing != cudaStreamCaptureStatusNone;
+}
 
 std::byte* CudaExecutor::Memory::at_least(std::size_t num_bytes) {
   if (num_bytes > num_bytes_) {
@@ -47,9 +56,7 @@ void CudaExecutor::wait(cudaStream_t stream, cudaEvent_t event) {
 const DevicePlan& CudaExecutor::plan_of(const Schedule& schedule, const Bindings& memory, const RunOptions& options) {
   const auto known = plans_.find(&schedule);
   if (known != plans_.end() && known->second.is_of(schedule)) return known->second;
-  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
-  require_cuda(cudaStreamIsCapturing(stream_, &capturing), "cudaStreamIsCapturing");
-  if (capturing != cudaStreamCaptureStatusNone)
+  if (is_capturing())
     throw Error(ErrorKind::argument,
                 fmt::format("{}: its first run is being captured into a graph, want one run before: it copies tables to the device",
                             schedule.name));
@@ -64,36 +71,60 @@ void CudaExecutor::run(const Schedule& schedule, const Bindings& memory, const R
                                                  schedule.num_ranks, rank, control_.num_ranks()));
   if (options.trace != nullptr)
     throw Error(ErrorKind::argument, fmt::format("{}: steps on a device cannot be traced, want no trace", schedule.name));
+  const std::lock_guard lock(calls_);
   control_.check();
-  data_->check();
   const CurrentDevice current(device_);
-  const DevicePlan& plan = plan_of(schedule, memory, options);
-  (void)workspace_.at_least(plan.workspace_bytes());
+  bool has_begun = false;
+  try {
+    data_->check();
+    const DevicePlan& plan = plan_of(schedule, memory, options);
+    (void)workspace_.at_least(plan.workspace_bytes());
+    if (!schedule.exchanges.empty()) data_->prepare(plan.lanes().communicating(), is_capturing());
+    begin_operation(schedule, options);
+    has_begun = true;
+    enqueue_watched(schedule, memory, options, plan);
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::argument && !has_begun) throw;  // nothing has been sent
+    end_group(with_culprit(control_, error));
+  } catch (const std::exception& why) {
+    end_group(Error(ErrorKind::local, fmt::format("rank {} of {}: {}: {}", rank, control_.num_ranks(), schedule.name, why.what()), {rank}));
+  }
+}
+
+/// For all ranks: without this one they would wait.
+void CudaExecutor::end_group(const Error& error) {
+  data_->abort(error);
+  control_.abort(error);  // the first of all wins
+  control_.check();
+  throw error;
+}
+
+void CudaExecutor::begin_operation(const Schedule& schedule, const RunOptions& options) {
   const std::string_view text = options.description.text();
   control_.describe_operation(text.empty() ? std::string_view(schedule.name) : text);
-  RankStatus& status = control_.status(rank);
-  const auto now = [] { return SteadyClock::now().time_since_epoch().count(); };
-  status.progress_ns.store(now(), std::memory_order_release);
+  RankStatus& status = control_.status(control_.rank());
+  status.progress_ns.store(SteadyClock::now().time_since_epoch().count(), std::memory_order_release);
   status.earlier_plan.store(status.plan.load(std::memory_order_relaxed), std::memory_order_relaxed);
   status.plan.store(schedule.fingerprint, std::memory_order_relaxed);
-  const std::uint64_t operation = status.operation.load(std::memory_order_relaxed) + 1;
-  status.operation.store(operation, std::memory_order_release);
+  status.operation.store(status.operation.load(std::memory_order_relaxed) + 1, std::memory_order_release);
   counts_ = {};
-  try {
+}
+
+/// What is captured runs whenever its graph does, or never: it is not watched.
+void CudaExecutor::enqueue_watched(const Schedule& schedule, const Bindings& memory, const RunOptions& options, const DevicePlan& plan) {
+  RankStatus& status = control_.status(control_.rank());
+  const std::uint64_t number = status.operation.load(std::memory_order_relaxed);
+  if (!watchdog_ || is_capturing()) {
     enqueue(schedule, memory, options, plan);
-  } catch (const Error& error) {
-    data_->abort(error);
-    control_.abort(error);  // the first of all wins
-    throw;
-  } catch (const std::exception& why) {
-    const Error error(ErrorKind::local, fmt::format("rank {} of {}: {}: {}", rank, control_.num_ranks(), schedule.name, why.what()),
-                      {rank});
-    data_->abort(error);
-    control_.abort(error);
-    throw error;
+    status.finished.store(number, std::memory_order_release);
+    return;
   }
-  status.progress_ns.store(now(), std::memory_order_release);
-  status.finished.store(operation, std::memory_order_release);
+  WatchedOperation watched = watchdog_->take();
+  watched.name = schedule.name, watched.number = number, watched.plan = schedule.fingerprint, watched.timeout = options.timeout;
+  require_cuda(cudaEventRecord(watched.begin.get(), stream_), "cudaEventRecord");
+  enqueue(schedule, memory, options, plan);
+  require_cuda(cudaEventRecord(watched.end.get(), stream_), "cudaEventRecord");
+  watchdog_->watch(std::move(watched));
 }
 
 void CudaExecutor::enqueue(const Schedule& schedule, const Bindings& memory, const RunOptions& options, const DevicePlan& plan) {
@@ -139,8 +170,8 @@ void CudaExecutor::exchange(const Schedule& schedule, const Bindings& memory, co
   gather(schedule.receives(exchange), receives_);
   data_->exchange(step.lane, sends_, receives_, stream_of(step.lane));
   for (const DeviceMessage& message : receives_) {
-    received_bytes_[static_cast<std::size_t>(message.peer)] += message.num_bytes;
-    ++received_messages_[static_cast<std::size_t>(message.peer)];
+    received_bytes_[static_cast<std::size_t>(message.peer)].fetch_add(message.num_bytes, std::memory_order_relaxed);
+    received_messages_[static_cast<std::size_t>(message.peer)].fetch_add(1, std::memory_order_relaxed);
   }
   ++counts_.exchanges;
 }

@@ -3,14 +3,17 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "plan.hpp"
 #include "seqccl/cuda.hpp"
+#include "watchdog.hpp"
 
 SEQCCL_BEGIN
 namespace cuda {
@@ -19,6 +22,14 @@ class CudaExecutor final : public Executor {
  public:
   /// `control`: the rank's end on the host; what a run says of itself goes there.
   CudaExecutor(Transport& control, std::unique_ptr<DeviceTransport> data, const DeviceOptions& options);
+
+  /// Data first: with a device that waits for ever for a message, no memory could be given back.
+  ~CudaExecutor() override {
+    watchdog_.reset();
+    data_.reset();
+  }
+  CudaExecutor(const CudaExecutor&) = delete;
+  CudaExecutor& operator=(const CudaExecutor&) = delete;
 
   void run(const Schedule& schedule, const Bindings& memory, const RunOptions& options) override;
   /// Workspace of plans: grows, the old one is kept for graphs that were captured with it.
@@ -30,8 +41,12 @@ class CudaExecutor final : public Executor {
   void set_stream(Stream stream) noexcept { stream_ = stream; }
   [[nodiscard]] const DeviceCounts& counts() const noexcept { return counts_; }
   [[nodiscard]] DeviceTransport& data() noexcept { return *data_; }
-  [[nodiscard]] const std::vector<std::uint64_t>& received_bytes() const noexcept { return received_bytes_; }
-  [[nodiscard]] const std::vector<std::uint64_t>& received_messages() const noexcept { return received_messages_; }
+  [[nodiscard]] std::vector<std::uint64_t> received_bytes() const { return {received_bytes_.begin(), received_bytes_.end()}; }
+  [[nodiscard]] std::vector<std::uint64_t> received_messages() const { return {received_messages_.begin(), received_messages_.end()}; }
+  /// Held by whoever calls the rank's end on the host or that of data: the caller's thread or the watchdog.
+  [[nodiscard]] std::mutex& calls() noexcept { return calls_; }
+  /// Nothing looks after what is on its way any more.
+  void stop_watching() { watchdog_.reset(); }
 
  private:
   class Memory {
@@ -46,7 +61,11 @@ class CudaExecutor final : public Executor {
 
   /// The plan's, made if this is its first run.
   const DevicePlan& plan_of(const Schedule& schedule, const Bindings& memory, const RunOptions& options);
+  [[noreturn]] void end_group(const Error& error);
+  void begin_operation(const Schedule& schedule, const RunOptions& options);
   void enqueue(const Schedule& schedule, const Bindings& memory, const RunOptions& options, const DevicePlan& plan);
+  void enqueue_watched(const Schedule& schedule, const Bindings& memory, const RunOptions& options, const DevicePlan& plan);
+  [[nodiscard]] bool is_capturing() const;
   void exchange(const Schedule& schedule, const Bindings& memory, const Step& step);
   [[nodiscard]] cudaStream_t stream_of(Lane lane);
   [[nodiscard]] cudaEvent_t event(std::size_t index);
@@ -63,8 +82,10 @@ class CudaExecutor final : public Executor {
   std::vector<EventHandle> events_;              // fork, a join per lane, then those of steps
   std::map<const Schedule*, DevicePlan> plans_;
   std::vector<DeviceMessage> sends_, receives_;  // of the exchange in hand
-  std::vector<std::uint64_t> received_bytes_, received_messages_;
+  std::vector<std::atomic<std::uint64_t>> received_bytes_, received_messages_;
   DeviceCounts counts_;
+  std::mutex calls_;
+  std::unique_ptr<Watchdog> watchdog_;  // last: its thread uses the others
 };
 
 }  // namespace cuda

@@ -21,6 +21,14 @@ struct LaneEvents {
   std::vector<std::int32_t> waits;        // events
   std::int32_t num_events = 0;
   std::array<bool, num_lanes> is_used{};  // lanes with steps
+
+  /// Those that communicate.
+  [[nodiscard]] std::vector<Lane> communicating() const {
+    std::vector<Lane> lanes;
+    for (int lane = 1; lane < num_lanes; ++lane)
+      if (is_used[static_cast<std::size_t>(lane)]) lanes.push_back(static_cast<Lane>(lane));
+    return lanes;
+  }
 };
 
 }  // namespace cuda

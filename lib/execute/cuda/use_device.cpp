@@ -2,10 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <cstdlib>
+#include <mutex>
 #include <new>
+#include <string_view>
 #include <utility>
 
 #include "executor.hpp"
+#include "seqccl/log.hpp"
 
 SEQCCL_BEGIN
 namespace cuda {
@@ -34,8 +38,19 @@ class DeviceEnd final : public Transport {
   bool arrived(Rank, Lane, std::uint64_t) override { refuse(); }
 
   void check() override {
+    const std::lock_guard lock(executor_.calls());
     host_->check();
     executor_.data().check();
+  }
+  /// The new communicator is on the host.
+  ShrunkTransport shrink(std::chrono::nanoseconds timeout) override {
+    executor_.stop_watching();
+    executor_.data().abort(Error(ErrorKind::dead, fmt::format("rank {} of {}: its communicator was shrunk", rank(), num_ranks())));
+    try {
+      executor_.data().check();
+    } catch (const Error&) {  // it has ended now
+    }
+    return host_->shrink(timeout);
   }
   void idle(int attempt, SteadyClock::time_point deadline) override { host_->idle(attempt, deadline); }
   int inline_spins() const noexcept override { return host_->inline_spins(); }
@@ -77,6 +92,11 @@ void use_device(Communicator& comm, std::unique_ptr<DeviceTransport> data, const
   if (data->rank() != comm.rank() || data->num_ranks() != comm.size())
     throw Error(ErrorKind::argument, fmt::format("{}: data is of rank {} of {}, want rank {} of {}", who, data->rank(), data->num_ranks(),
                                                  comm.rank(), comm.size()));
+  if (const char* connections = std::getenv("CUDA_DEVICE_MAX_CONNECTIONS"); connections != nullptr && std::string_view(connections) == "1")
+    log_line(
+        fmt::format("rank {} of {}: CUDA_DEVICE_MAX_CONNECTIONS is 1: lanes go to the device one after the other, so messages may "
+                    "wait for kernels; want it unset, or at least {}",
+                    comm.rank(), comm.size(), num_lanes));
   comm.wrap_transport(
       [&](std::unique_ptr<Transport> host) { return std::make_unique<DeviceEnd>(std::move(host), std::move(data), options); });
 }

@@ -44,6 +44,7 @@ Library load_library(const std::string& file) {
     throw Error(ErrorKind::argument, fmt::format("nccl: {} is version {}; want {}", nccl.path, nccl.version, advice));
   found.find("ncclGetUniqueId", nccl.get_unique_id);
   found.find("ncclCommInitRankConfig", nccl.comm_init_rank_config);
+  found.find("ncclCommSplit", nccl.comm_split);
   found.find("ncclCommFinalize", nccl.comm_finalize);
   found.find("ncclCommDestroy", nccl.comm_destroy);
   found.find("ncclCommAbort", nccl.comm_abort);

@@ -32,24 +32,40 @@ enum Result : unsigned {
 /// ncclDataType_t: seqccl moves bytes only.
 enum DataType : unsigned { int8 = 0 };
 
-/// ncclConfig_t as of NCCL 2.18: `size` says how much of it there is, and later versions take the rest as not set.
+/// ncclConfig_t as of NCCL 2.28. `size` says how much of it the library may read: of one before 2.28 what 2.18 had; later ones take the
+/// rest as not set.
 struct Config {
-  std::size_t size = sizeof(Config);
+  std::size_t size = 0;
   unsigned magic = 0xcafebeef;
-  unsigned version = 21800;
+  unsigned version = 0;
   int blocking = INT_MIN;
   int cluster_size = INT_MIN;
   int fewest_blocks = INT_MIN;
   int most_blocks = INT_MIN;
   const char* network = nullptr;
   int split_share = INT_MIN;
+  int traffic_class = INT_MIN;  // padding in 2.18
+  const char* name = nullptr;   // from here on 2.28
+  int collnet = INT_MIN;
+  int block_policy = INT_MIN;
+  int shrink_share = INT_MIN;
+  int nvls_blocks = INT_MIN;
+  int channels_per_peer = INT_MIN;
+  int nvlink_centric = INT_MIN;
+
+  Config() : Config(0) {}
+  explicit Config(int library_version)
+      : size(library_version < 22800 ? offsetof(Config, name) : sizeof(Config)), version(library_version < 22800 ? 21800 : 22800) {}
 };
+/// Config::block_policy
+constexpr int zero_blocks = 2;  // NCCL_CTA_POLICY_ZERO: copy engines where NCCL can
 
 /// Names as in NCCL, without nccl. A stream is a cudaStream_t.
 struct Library {
   Result (*get_version)(int*) = nullptr;
   Result (*get_unique_id)(UniqueId*) = nullptr;
   Result (*comm_init_rank_config)(Comm**, int, UniqueId, int, Config*) = nullptr;
+  Result (*comm_split)(Comm*, int, int, Comm**, Config*) = nullptr;
   Result (*comm_finalize)(Comm*) = nullptr;
   Result (*comm_destroy)(Comm*) = nullptr;
   Result (*comm_abort)(Comm*) = nullptr;

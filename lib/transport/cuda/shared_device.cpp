@@ -55,14 +55,14 @@ class SharedDevice final : public DeviceTransport {
   int num_ranks() const noexcept override { return group_->num_ranks; }
   const char* name() const noexcept override { return "one device, ranks as threads"; }
 
-  void exchange(Lane lane, std::span<const DeviceMessage> sends, std::span<const DeviceMessage> receives, Stream stream) override {
-    if (sends.empty() && receives.empty()) return;
-    cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
-    require(cudaStreamIsCapturing(stream, &capturing), "cudaStreamIsCapturing");
-    if (capturing != cudaStreamCaptureStatusNone)
+  void prepare(std::span<const Lane>, bool is_capturing) override {
+    if (is_capturing)
       throw Error(ErrorKind::argument, fmt::format("rank {} of {}: exchanges of ranks that share a device cannot be captured into a graph: "
                                                    "their events belong to several ranks",
                                                    rank_, num_ranks()));
+  }
+  void exchange(Lane lane, std::span<const DeviceMessage> sends, std::span<const DeviceMessage> receives, Stream stream) override {
+    if (sends.empty() && receives.empty()) return;
     std::vector<std::shared_ptr<Offer>> mine;
     const SharedEvent ready = sends.empty() ? nullptr : record(stream);
     {

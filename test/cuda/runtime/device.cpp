@@ -4,6 +4,11 @@
 
 using standin::runtime;
 
+int& standin::current_device() {
+  thread_local int device = 0;
+  return device;
+}
+
 namespace {
 struct Named {
   cudaError_t error;
@@ -14,6 +19,7 @@ constexpr Named errors[] = {
     {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
     {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
     {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
+    {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {cudaErrorInvalidDeviceFunction, "cudaErrorInvalidDeviceFunction", "invalid device function"},
     {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
     {cudaErrorIllegalState, "cudaErrorIllegalState", "the operation cannot be performed in the present state"},
@@ -48,12 +54,16 @@ cudaError_t cudaGetLastError() {  // an error that ended the device stays
   return error;
 }
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = runtime().num_devices;
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = standin::current_device();
   return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : runtime().fail(cudaErrorInvalidValue); }
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= runtime().num_devices) return runtime().fail(cudaErrorInvalidDevice);
+  standin::current_device() = device;
+  return cudaSuccess;
+}
 }

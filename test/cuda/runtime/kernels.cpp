@@ -68,6 +68,8 @@ cudaError_t launch(const void* host, dim3 grid, dim3 block, void** arguments, si
   if (found == r.functions.end()) return r.fail(cudaErrorInvalidDeviceFunction);
   Stream* stream = r.stream(handle);
   if (stream == nullptr) return r.fail(cudaErrorInvalidResourceHandle);
+  if (stream->device != current_device())  // "a kernel launch will fail if the stream is not of the current device"
+    return r.fail(cudaErrorInvalidResourceHandle);
   Function& function = found->second;
   const ptx::Kernel& kernel = kernel_of(function);
   if (const cudaError_t error = check_launch(function, kernel, grid, block, shared_bytes)) return r.fail(error);

@@ -105,7 +105,7 @@ cudaError_t cudaFree(void* pointer) {  // waits for the device, as CUDA's does
   const std::lock_guard lock(runtime().mutex);
   if (pointer == nullptr) return cudaSuccess;
   ++runtime().num_host_waits;
-  if (const cudaError_t error = runtime().run_all()) return error;
+  if (const cudaError_t error = runtime().run_device(standin::current_device())) return error;
   return runtime().fail(standin::try_to([&] { runtime().memory->free(reinterpret_cast<standin::u64>(pointer)); }));
 }
 cudaError_t cudaMallocHost(void** pointer, size_t num_bytes) {

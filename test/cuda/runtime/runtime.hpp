@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <condition_variable>
 #include <functional>
 #include <map>
 #include <memory>
@@ -11,6 +12,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "ptx/launch.hpp"
@@ -21,18 +23,21 @@ using ptx::u32;
 using ptx::u64;
 using ptx::u8;
 
-/// Work that was enqueued: it may run once all `after` have run. Nothing runs before somebody waits for it.
+/// Work that was enqueued: it may run once all `after` have run. Nothing runs before somebody waits for it. If `run` returns
+/// cudaErrorNotReady it has begun and waits for tasks of other streams: it is run again later.
 struct Task {
   std::string name;
   std::vector<u64> after;
   std::function<cudaError_t()> run;
+  int device = 0;
 };
 
-/// A task of a graph; `after` are indices into the graph's nodes.
+/// A task of a graph; `after` are indices into the graph's nodes. Every launch runs a copy of `run`.
 struct Node {
   std::string name;
   std::vector<u64> after;
   std::function<cudaError_t()> run;
+  int device = 0;
 };
 struct Graph {
   std::vector<Node> nodes;
@@ -43,9 +48,13 @@ struct Capture {
   std::set<const void*> streams;  // that have joined
   const void* origin = nullptr;
   bool broken = false;
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  std::thread::id thread{};  // that began it
 };
 
 struct Stream {
+  int device = 0;
+  bool is_default = false;
   bool blocking = true;         // ordered with the default stream
   u64 last = 0;                 // newest task
   std::vector<u64> also_after;  // what the next task waits for besides
@@ -54,6 +63,7 @@ struct Stream {
 };
 
 struct Event {
+  int device = 0;
   u64 task = 0;
   bool recorded = false;
   std::shared_ptr<Capture> capture;
@@ -79,16 +89,18 @@ struct LaunchRecord {
   ptx::Result result;
 };
 
-/// The one device and its one host process.
+/// The devices and their one host process. All devices share their memory.
 struct Runtime {
   std::recursive_mutex mutex;
+  std::condition_variable_any news;  // work was enqueued: who waits for the device may get on
+  int num_devices = 1;
   std::unique_ptr<ptx::DeviceMemory> memory = std::make_unique<ptx::DeviceMemory>();
   std::map<const void*, Function> functions;  // outlive reset(), as the program's kernels do
   std::vector<std::unique_ptr<Binary>> binaries;
 
   std::map<u64, Task> pending;
   u64 num_tasks = 0, num_handles = 0;
-  Stream default_stream;
+  std::map<int, Stream> default_streams;  // by device
   std::map<const void*, std::unique_ptr<Stream>> streams;
   std::map<const void*, std::unique_ptr<Event>> events;
   std::map<const void*, u64> pinned;  // host memory that copies reach at any time: address, bytes
@@ -99,7 +111,7 @@ struct Runtime {
 
   // What tests look at.
   std::vector<LaunchRecord> launches;
-  u64 num_host_waits = 0;  // calls that made the host wait for the device
+  u64 num_host_waits = 0;                              // calls that made the host wait for the device
   std::function<bool(const void* stream)> drops_wait;  // a mutant: whether this cudaStreamWaitEvent does nothing
 
   /// A new device: no memory, no streams. `seed` 0: tasks run in the order in which they were enqueued, blocks and warps in order; others:
@@ -112,15 +124,24 @@ struct Runtime {
   [[nodiscard]] Stream* stream(cudaStream_t handle);
   u64 enqueue(Stream& stream, std::string name, std::function<cudaError_t()> run);
   cudaError_t run_until(u64 task);
-  cudaError_t run_all();
+  /// All that has been enqueued on the device so far.
+  cudaError_t run_device(int device);
+  /// One task if any can run: what happens meanwhile while somebody only asks.
+  void run_a_little() { run_one(all_pending()); }
+  /// Whether this thread may now make calls that CUDA calls potentially unsafe (cudaThreadExchangeStreamCaptureMode); if not, the captures
+  /// that forbid it are broken.
+  [[nodiscard]] bool may_be_unsafe();
   [[nodiscard]] bool is_done(u64 task) const { return task == 0 || pending.count(task) == 0; }
   cudaError_t fail(cudaError_t error);  // kept for cudaGetLastError
 
  private:
-  cudaError_t run_one(const std::set<u64>& among);
+  bool run_one(const std::set<u64>& among);  // false if none can
   [[nodiscard]] std::set<u64> ancestors(u64 task) const;
+  [[nodiscard]] std::set<u64> all_pending() const;
 };
 
 Runtime& runtime();
+/// Of the calling thread.
+[[nodiscard]] int& current_device();
 
 }  // namespace standin

@@ -34,8 +34,23 @@ cudaError_t wait_for(Runtime& r, u64 task) {
   ++r.num_host_waits;
   return r.run_until(task);
 }
+thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
 
 }  // namespace
+
+/// cudaThreadExchangeStreamCaptureMode: in mode global a thread is kept from potentially unsafe calls by a capture of its own that is not
+/// relaxed and by any thread's that is global; in mode thread-local by its own only; in mode relaxed by none.
+bool Runtime::may_be_unsafe() {
+  bool may = true;
+  for (const auto& [handle, stream] : streams) {
+    if (!stream->capture || stream->capture->broken || capture_mode == cudaStreamCaptureModeRelaxed) continue;
+    const bool is_own = stream->capture->thread == std::this_thread::get_id();
+    const bool forbids = is_own ? stream->capture->mode != cudaStreamCaptureModeRelaxed
+                                : stream->capture->mode == cudaStreamCaptureModeGlobal && capture_mode == cudaStreamCaptureModeGlobal;
+    if (forbids) stream->capture->broken = true, may = false;
+  }
+  return may;
+}
 }  // namespace standin
 
 using standin::call;
@@ -47,6 +62,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* handle, unsigned flags) {
     *handle = standin::new_handle<cudaStream_t>(r);
     auto stream = std::make_unique<standin::Stream>();
     stream->blocking = flags != cudaStreamNonBlocking;
+    stream->device = standin::current_device();
     r.streams[*handle] = std::move(stream);
     return cudaSuccess;
   });
@@ -75,7 +91,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
 cudaError_t cudaDeviceSynchronize() {
   return call([](Runtime& r) {
     ++r.num_host_waits;
-    return r.run_all();
+    return r.run_device(standin::current_device());
   });
 }
 cudaError_t cudaStreamQuery(cudaStream_t handle) {  // every question brings the device a little further
@@ -83,8 +99,9 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {  // every question brings the
     standin::Stream* stream = r.stream(handle);
     if (stream == nullptr) return cudaErrorInvalidResourceHandle;
     if (stream->capture) return standin::refuse_in_capture(*stream->capture);
+    if (!r.may_be_unsafe()) return cudaErrorStreamCaptureUnsupported;
     if (r.is_done(stream->last)) return cudaSuccess;
-    if (!r.pending.empty()) r.run_until(r.pending.begin()->first);
+    r.run_a_little();
     return cudaErrorNotReady;
   });
 }
@@ -93,6 +110,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* handle, unsigned) {
   return call([&](Runtime& r) {
     *handle = standin::new_handle<cudaEvent_t>(r);
     r.events[*handle] = std::make_unique<standin::Event>();
+    r.events[*handle]->device = standin::current_device();
     return cudaSuccess;
   });
 }
@@ -108,7 +126,9 @@ cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t stream_handle) {
     standin::Event* event = standin::event_of(r, handle);
     standin::Stream* stream = r.stream(stream_handle);
     if (event == nullptr || stream == nullptr) return cudaErrorInvalidResourceHandle;
+    if (event->device != stream->device) return cudaErrorInvalidResourceHandle;  // "cudaEventRecord() will fail if they are of two devices"
     *event = {};
+    event->device = stream->device;
     event->recorded = true;
     if (stream->capture) {
       event->capture = stream->capture;
@@ -150,8 +170,9 @@ cudaError_t cudaEventQuery(cudaEvent_t handle) {
     standin::Event* event = standin::event_of(r, handle);
     if (event == nullptr) return cudaErrorInvalidResourceHandle;
     if (event->capture) return standin::refuse_in_capture(*event->capture);
+    if (!r.may_be_unsafe()) return cudaErrorStreamCaptureUnsupported;
     if (r.is_done(event->task)) return cudaSuccess;
-    if (!r.pending.empty()) r.run_until(r.pending.begin()->first);
+    r.run_a_little();
     return cudaErrorNotReady;
   });
 }
@@ -167,18 +188,23 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t handle, cudaHostFn_t function, void*
   });
 }
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode) {
+cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode mode) {
   return call([&](Runtime& r) {
     standin::Stream* stream = r.stream(handle);
     if (stream == nullptr) return cudaErrorInvalidResourceHandle;
-    if (stream == &r.default_stream) return cudaErrorStreamCaptureUnsupported;  // "capture must not be begun on the legacy stream"
+    if (stream->is_default) return cudaErrorStreamCaptureUnsupported;  // "capture must not be begun on the legacy stream"
     if (stream->capture) return cudaErrorIllegalState;
     stream->capture = std::make_shared<standin::Capture>();
     stream->capture->streams.insert(handle);
     stream->capture->origin = handle;
+    stream->capture->mode = mode, stream->capture->thread = std::this_thread::get_id();
     stream->capture_last.clear();
     return cudaSuccess;
   });
+}
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(*mode, standin::capture_mode);
+  return cudaSuccess;
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* status) {
   return call([&](Runtime& r) {
@@ -237,7 +263,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t handle) {
     const standin::u64 begin = r.enqueue(*stream, "graph", [] { return cudaSuccess; });
     std::vector<standin::u64> all;
     for (const standin::Node& node : executable->nodes) {
-      standin::Task task{node.name, {begin}, node.run};
+      standin::Task task{node.name, {begin}, node.run, node.device};
       for (const standin::u64 before : node.after) task.after.push_back(all[before]);
       r.pending.emplace(++r.num_tasks, std::move(task));
       all.push_back(r.num_tasks);

@@ -16,7 +16,8 @@ void Runtime::reset(u64 new_seed) {
   events.clear();
   pinned.clear();
   launches.clear();
-  default_stream = {};
+  default_streams.clear();
+  num_devices = 1;
   last_error = sticky_error = cudaSuccess;
   num_host_waits = 0;
   drops_wait = nullptr;
@@ -36,7 +37,11 @@ std::string Runtime::reports() const {
 }
 
 Stream* Runtime::stream(cudaStream_t handle) {
-  if (handle == nullptr || handle == cudaStreamLegacy) return &default_stream;
+  if (handle == nullptr || handle == cudaStreamLegacy) {
+    Stream& stream = default_streams[current_device()];
+    stream.device = current_device(), stream.is_default = true;
+    return &stream;
+  }
   const auto found = streams.find(handle);
   return found == streams.end() ? nullptr : found->second.get();
 }
@@ -51,21 +56,22 @@ cudaError_t Runtime::fail(cudaError_t error) {
 u64 Runtime::enqueue(Stream& stream, std::string name, std::function<cudaError_t()> run) {
   if (stream.capture) {
     Graph& graph = stream.capture->graph;
-    graph.nodes.push_back({std::move(name), stream.capture_last, std::move(run)});
+    graph.nodes.push_back({std::move(name), stream.capture_last, std::move(run), stream.device});
     stream.capture_last = {graph.nodes.size() - 1};
     return 0;
   }
-  Task task{std::move(name), std::move(stream.also_after), std::move(run)};
+  Task task{std::move(name), std::move(stream.also_after), std::move(run), stream.device};
   stream.also_after.clear();
   task.after.push_back(stream.last);
-  if (&stream == &default_stream) {
+  if (stream.is_default) {
     for (const auto& [handle, other] : streams)
-      if (other->blocking) task.after.push_back(other->last);
+      if (other->blocking && other->device == stream.device) task.after.push_back(other->last);
   } else if (stream.blocking) {
-    task.after.push_back(default_stream.last);
+    task.after.push_back(default_streams[stream.device].last);
   }
   pending.emplace(++num_tasks, std::move(task));
   stream.last = num_tasks;
+  news.notify_all();
   return num_tasks;
 }
 
@@ -82,8 +88,14 @@ std::set<u64> Runtime::ancestors(u64 task) const {
   return found;
 }
 
-/// Runs one task of `among` that may run, the first or a random one.
-cudaError_t Runtime::run_one(const std::set<u64>& among) {
+std::set<u64> Runtime::all_pending() const {
+  std::set<u64> all;
+  for (const auto& [id, task] : pending) all.insert(id);
+  return all;
+}
+
+/// Runs one task of `among` that may run, the first or a random one; the next, if it waits for tasks of other streams.
+bool Runtime::run_one(const std::set<u64>& among) {
   std::vector<u64> ready;
   for (const u64 id : among) {
     const auto at = pending.find(id);
@@ -92,31 +104,34 @@ cudaError_t Runtime::run_one(const std::set<u64>& among) {
     for (const u64 before : at->second.after) free = free && is_done(before);
     if (free) ready.push_back(id);
   }
-  const u64 id = ready[seed == 0 ? 0 : random() % ready.size()];  // never empty: a task only follows older ones
-  Task task = std::move(pending.at(id));
-  const cudaError_t error = sticky_error != cudaSuccess ? sticky_error : task.run();
-  pending.erase(id);
-  if (error != cudaSuccess) sticky_error = error;  // what a device does wrong ends its context
-  return error;
+  while (!ready.empty()) {
+    const auto chosen = ready.begin() + static_cast<std::ptrdiff_t>(seed == 0 ? 0 : random() % ready.size());
+    const u64 id = *chosen;
+    ready.erase(chosen);
+    const cudaError_t error = sticky_error != cudaSuccess ? sticky_error : pending.at(id).run();
+    if (error == cudaErrorNotReady) continue;
+    pending.erase(id);
+    if (error != cudaSuccess) sticky_error = error;  // what a device does wrong ends its context
+    return true;
+  }
+  return false;
 }
 
-/// Half of the time other streams go on too, as they would.
+/// Half of the time other streams go on too, as they would; and where that is what it waits for. If nothing can run, others must enqueue.
 cudaError_t Runtime::run_until(u64 task) {
   while (!is_done(task)) {
-    std::set<u64> among = ancestors(task);
-    if (seed != 0 && random() % 2 == 0)
-      for (const auto& [id, other] : pending) among.insert(id);
-    run_one(among);
+    const bool others = seed != 0 && random() % 2 == 0;
+    if (run_one(others ? all_pending() : ancestors(task)) || run_one(all_pending())) continue;
+    news.wait_for(mutex, std::chrono::milliseconds(20));
   }
   return fail(sticky_error);
 }
 
-cudaError_t Runtime::run_all() {
-  while (!pending.empty()) {
-    std::set<u64> all;
-    for (const auto& [id, task] : pending) all.insert(id);
-    run_one(all);
-  }
+cudaError_t Runtime::run_device(int device) {
+  std::vector<u64> all;
+  for (const auto& [id, task] : pending)
+    if (task.device == device) all.push_back(id);
+  for (const u64 id : all) run_until(id);
   return fail(sticky_error);
 }
 
