@@ -7,9 +7,7 @@
 #include <thread>
 
 #include "api/softmax_cases.hpp"
-#include "collectives/plans.hpp"
-#include "cuda_layers/on_device.hpp"
-#include "support/ranks.hpp"
+#include "cuda_layers/one_layer.hpp"
 
 namespace seqccl::test {
 namespace {
@@ -44,31 +42,6 @@ struct Crossings {
     records = awaited.size();
     for (std::size_t lane = 1; lane < num_lanes; ++lane) extra_lanes += of_lane[lane].empty() ? 0 : 1;
   }
-};
-
-AttentionSpec ring_spec(int num_ranks, Method method = Method::ring) {
-  AttentionSpec spec = small_spec(Partition::zigzag(8 * num_ranks, num_ranks), Mask::causal());
-  spec.dtype = bf16, spec.method = method;
-  return spec;
-}
-
-struct OneLayer {
-  explicit OneLayer(const AttentionSpec& spec, Communicator& comm, Place& on) : place(on), attention(comm, spec) {
-    const std::int64_t T = spec.partition.tokens_on(comm.rank());
-    q = random_tensor(spec.dtype, {1, T, spec.q_heads, spec.head_dim}, 1 + static_cast<std::uint64_t>(comm.rank()));
-    other = random_tensor(spec.dtype, {1, T, spec.num_kv_heads(), spec.head_dim}, 90 + static_cast<std::uint64_t>(comm.rank()));
-    k = v = random_tensor(spec.dtype, {1, T, spec.num_kv_heads(), spec.head_dim}, 50 + static_cast<std::uint64_t>(comm.rank()));
-    out = HostTensor(spec.dtype, {1, T, spec.q_heads, spec.head_dim});
-    lse = HostTensor(f32, {1, spec.q_heads, T});
-  }
-  void forward() { forward_with(k); }
-  /// `keys`: k or other, so that what an earlier run left is wrong.
-  void forward_with(const HostTensor& keys) {
-    attention.forward(place.in(q.view()), place.in(keys.view()), place.in(v.view()), place.out(out.view()), place.out(lse.view()));
-  }
-  Place& place;
-  Attention attention;
-  HostTensor q, k, v, other, out, lse;
 };
 
 TEST(CudaExecutor, RecordsAndWaitsAreThoseOfTheClocksAndTheHostNeverWaits) {
@@ -223,35 +196,21 @@ TEST(CudaExecutor, MovementPrimitivesMoveTheSameBytes) {
   }
 }
 
-std::string what_is_thrown(ErrorKind kind, const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), kind) << error.what();
-    return error.what();
-  }
-  return "nothing";
-}
-
 TEST(CudaExecutor, WhatDoesNotFitIsRefused) {
   begin(0);
   auto ends = cuda::shared_device_transports(2);
   run_ranks(2, [&](Communicator& comm) {
     if (comm.rank() == 1) return;
-    EXPECT_EQ(what_is_thrown(ErrorKind::argument, [&] { cuda::use_device(comm, std::move(ends[1])); }),
-              "use_device: data is of rank 1 of 2, want rank 0 of 2");
-    EXPECT_EQ(what_is_thrown(ErrorKind::argument, [&] { cuda::use_device(comm, nullptr); }),
-              "use_device: data is null, want a DeviceTransport of rank 0");
-    EXPECT_EQ(what_is_thrown(ErrorKind::argument, [&] { cuda::set_stream(comm, nullptr); }),
+    EXPECT_EQ(error_of([&] { cuda::use_device(comm, std::move(ends[1])); }).text, "use_device: data is of rank 1 of 2, want rank 0 of 2");
+    EXPECT_EQ(error_of([&] { cuda::use_device(comm, nullptr); }).text, "use_device: data is null, want a DeviceTransport of rank 0");
+    EXPECT_EQ(error_of([&] { cuda::set_stream(comm, nullptr); }).text,
               "set_stream: the communicator is on the host (threads), want use_device before");
     cuda::use_device(comm, std::move(ends[0]));
-    EXPECT_NE(what_is_thrown(ErrorKind::argument, [&] { cuda::use_device(comm, nullptr); }).find("is on a device already"),
-              std::string::npos);
+    EXPECT_NE(error_of([&] { cuda::use_device(comm, nullptr); }).text.find("is on a device already"), std::string::npos);
     const DecodeSpec decode{.q_heads = 2, .head_dim = 8};
-    EXPECT_NE(what_is_thrown(ErrorKind::argument, [&] { Decode step(comm, decode); }).find("caches on devices are not supported yet"),
-              std::string::npos);
+    EXPECT_NE(error_of([&] { Decode step(comm, decode); }).text.find("caches on devices are not supported yet"), std::string::npos);
   });
-  EXPECT_NE(what_is_thrown(ErrorKind::argument, [] { (void)cuda::shared_device_transports(0); }).find("num_ranks is 0"), std::string::npos);
+  EXPECT_NE(error_of([] { (void)cuda::shared_device_transports(0); }).text.find("num_ranks is 0"), std::string::npos);
 }
 
 /// A rank that leaves, one that never comes.

@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <utility>
 
 SEQCCL_BEGIN
 namespace cuda {
@@ -102,10 +103,26 @@ void Watchdog::look() {
   control_.check();
   data_.check();
   follow_device();
-  if (watched_.empty() || !watched_.front().begun) return;
+  if (watched_.empty()) return;
   const WatchedOperation& first = watched_.front();
+  look_for_mismatch(first);
+  if (!first.begun) return;
   if (SteadyClock::now() - *first.begun < first.timeout) return;
   if (const std::optional<Error> error = find_culprit(first)) throw *error;
+}
+
+/// Believed at the second look: a rank changes its plan and then the number, not both at once.
+void Watchdog::look_for_mismatch(const WatchedOperation& first) {
+  std::optional<std::pair<Rank, std::uint64_t>> odd;  // and the operation
+  for (Rank rank = 0; rank < control_.num_ranks() && !odd; ++rank) {
+    const RankStatus& status = control_.status(rank);
+    if (status.operation.load() == first.number && status.plan.load() != first.plan) odd = {rank, first.number};
+  }
+  if (!odd || std::exchange(odd_, odd) != odd) return;
+  throw Error(ErrorKind::mismatched,
+              fmt::format("{} on rank {} of {}: rank {} called something else as operation {}", first.name, control_.rank(),
+                          control_.num_ranks(), odd->first, first.number),
+              odd_ranks(control_, control_.rank(), odd->first));
 }
 
 void Watchdog::follow_device() {

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "device.hpp"
@@ -49,6 +50,7 @@ class Watchdog {
   void run();
   void look();
   void follow_device();
+  void look_for_mismatch(const WatchedOperation& first);
   [[nodiscard]] std::optional<Error> find_culprit(const WatchedOperation& late);
 
   Transport& control_;
@@ -59,7 +61,8 @@ class Watchdog {
   std::deque<WatchedOperation> watched_;
   std::vector<WatchedOperation> spare_;  // for their events
   std::optional<SteadyClock::time_point> suspected_{};
-  std::mutex mutex_;  // of is_over_
+  std::optional<std::pair<Rank, std::uint64_t>> odd_{};  // who seemed to be in another operation at the last look, and in which
+  std::mutex mutex_;                                     // of is_over_
   std::condition_variable over_;
   bool is_over_ = false;
   std::thread thread_;  // last: it uses the others

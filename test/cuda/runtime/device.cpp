@@ -9,6 +9,11 @@ int& standin::current_device() {
   return device;
 }
 
+cudaError_t& standin::last_error() {
+  thread_local cudaError_t error = cudaSuccess;
+  return error;
+}
+
 namespace {
 struct Named {
   cudaError_t error;
@@ -47,10 +52,10 @@ const Named& named(cudaError_t error) {
 extern "C" {
 const char* cudaGetErrorName(cudaError_t error) { return named(error).name; }
 const char* cudaGetErrorString(cudaError_t error) { return named(error).text; }
-cudaError_t cudaPeekAtLastError() { return runtime().sticky_error != cudaSuccess ? runtime().sticky_error : runtime().last_error; }
+cudaError_t cudaPeekAtLastError() { return runtime().sticky_error != cudaSuccess ? runtime().sticky_error : standin::last_error(); }
 cudaError_t cudaGetLastError() {  // an error that ended the device stays
   const cudaError_t error = cudaPeekAtLastError();
-  runtime().last_error = cudaSuccess;
+  standin::last_error() = cudaSuccess;
   return error;
 }
 cudaError_t cudaGetDeviceCount(int* count) {

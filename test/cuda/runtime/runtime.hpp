@@ -105,7 +105,7 @@ struct Runtime {
   std::map<const void*, std::unique_ptr<Event>> events;
   std::map<const void*, u64> pinned;  // host memory that copies reach at any time: address, bytes
 
-  cudaError_t last_error = cudaSuccess, sticky_error = cudaSuccess;
+  cudaError_t sticky_error = cudaSuccess;
   std::mt19937_64 random{0};
   u64 seed = 0;
 
@@ -143,5 +143,6 @@ struct Runtime {
 Runtime& runtime();
 /// Of the calling thread.
 [[nodiscard]] int& current_device();
+[[nodiscard]] cudaError_t& last_error();
 
 }  // namespace standin

@@ -18,7 +18,7 @@ void Runtime::reset(u64 new_seed) {
   launches.clear();
   default_streams.clear();
   num_devices = 1;
-  last_error = sticky_error = cudaSuccess;
+  last_error() = sticky_error = cudaSuccess;
   num_host_waits = 0;
   drops_wait = nullptr;
   for (const auto& binary : binaries) binary->module.reset();
@@ -47,7 +47,7 @@ Stream* Runtime::stream(cudaStream_t handle) {
 }
 
 cudaError_t Runtime::fail(cudaError_t error) {
-  if (error != cudaSuccess) last_error = error;
+  if (error != cudaSuccess) last_error() = error;
   return error;
 }
 
