@@ -36,6 +36,7 @@ class BenchAttention final : public Bench {
   void measure_all(const Console& console) override {
     const std::vector<std::string> names = choices_.names();
     note_ = choices_.note(shape_.kv_heads);
+    problem_ = shape_.json();
     choices_.require_used(parse_dtype(shape_.dtype), backward_, "--backward");
     if (ranks_per_node_ != 0) choices_.require_nodes_used("--ranks-per-node", std::to_string(ranks_per_node_));
     std::optional<ClusterFile> cluster;
@@ -132,6 +133,11 @@ class BenchLinear final : public Bench {
 
   void measure_all(const Console& console) override {
     const std::vector<Scan> scans = linear_.scans();
+    problem_ = shape_.json();
+    problem_.update({{"documents", linear_.documents},
+                     {"not_causal", linear_.not_causal},
+                     {"column_blocks", linear_.column_blocks},
+                     {"ranks_per_node", linear_.ranks_per_node}});
     const std::vector<Case> all = cases();
     for (const Case& one : all)  // before the first is measured: its rows would be lost
       (void)linear_.chosen(shape_.spec(one.num_tokens, one.num_ranks), scans.front(), {});

@@ -137,6 +137,7 @@ void Bench::add_row(const std::string& method, const Case& one, const Direction&
   }
   table_.add(std::move(cells));
   Json row = {{"method", method}, {"pass", direction.name}, {"ranks", one.num_ranks}, {"tokens", one.num_tokens}};
+  row.update(problem_);
   row.update(to_json(m, direction.flops));
   if (predicted_s_) {
     row["predicted_s"] = *predicted_s_;

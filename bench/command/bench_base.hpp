@@ -50,6 +50,8 @@ class Bench : public Subcommand {
 
   std::string ranks_ = "2,4", tokens_ = "2k,8k", transport_ = default_transport(), wait_ = "auto";
   std::string note_;  // shown below the table
+  /// What rows have in common and --tokens and --ranks do not say: dtype, heads, mask, ... In every row of the JSON.
+  Json problem_ = Json::object();
   RunSettings settings_ = [] {
     RunSettings settings;
     settings.warmup = 1;
