@@ -29,7 +29,8 @@ class BenchAttention final : public Bench {
                "--overlap runs in turns, on the same ranks, threads and memory: the whole (Overall), its kernels without messages\n"
                "(Compute: they read what the whole left behind), and its messages without kernels (Pure comm.). Medians of --repeat.\n"
                "Overlap % is OSU's max(0, 100 - (Overall - Compute) / Pure comm. 100), above 100 by noise; Slowdown is the sum of\n"
-               "all ranks' compute steps, without waits, in the whole divided by the same alone, by their traces.");
+               "all ranks' compute steps, without waits, in the whole divided by the same alone, by their traces.\n"
+               "Where Pure comm. is less than the runs of Overall differ by, Overlap % says nothing: want longer messages.");
     add_common(app);
     shape_.add_to(app);
     choices_.add_to(app, "all|");

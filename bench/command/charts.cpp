@@ -103,7 +103,7 @@ class Pictures {
     for (const Bar& bar : chart.bars) most = std::max(most, bar.value);
     title(chart.title);
     for (const Bar& bar : chart.bars) {
-      const double width = most > 0 ? bar.value / most * (chart_width - bar_left - 110) : 0;
+      const double width = most > 0 ? bar.value / most * (chart_width - bar_left - 150) : 0;
       text(bar_left - 8, top_ + 13, "end", bar.name);
       add("<rect x=\"{}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{}\" fill=\"{}\"/>\n", bar_left, top_, width, bar_height - 5, colour(0));
       text(bar_left + width + 6, top_ + 13, "start", bar.text);
