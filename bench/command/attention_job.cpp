@@ -32,6 +32,16 @@ void unshard_rows(const HostTensor& part, const Partition& partition, Rank rank,
   partition.unshard(swap_axes(part.view(), 1, 2), rank, swap_axes(whole.view(), 1, 2));
 }
 
+/// (B, H, T) as a plan has it: (B, T, H, 1).
+template <class View>
+View rows_for_plan(const View& rows) {
+  View view = swap_axes(rows, 1, 2);
+  view.geometry.num_axes = 4;
+  view.geometry.shape[3] = 1;
+  view.geometry.strides[3] = 1;
+  return view;
+}
+
 /// All that one rank does.
 struct RankRun {
   const AttentionTensors& tensors;
@@ -43,6 +53,7 @@ struct RankRun {
   const Measurements &forward_times, &backward_times;
   std::vector<HostTensor>& dsinks;  // every rank's share
   TraceBoard& traces;
+  const LaneMeasurements &forward_lanes, &backward_lanes;
 
   void operator()(Communicator& comm) {
     const Rank rank = comm.rank();
@@ -65,8 +76,23 @@ struct RankRun {
     if (settings.trace) traces.add(schedule, events, forward_times.runs(rank).back().begin);
     partition.unshard(out.view(), rank, result.out.view());
     unshard_rows(lse, partition, rank, result.lse);
+    if (settings.lanes) {
+      HostTensor spoilt_out = like(out), spoilt_lse = like(lse);
+      forward_lanes.measure(lockstep, comm, settings, schedule, [&](Bindings& memory) {
+        bind_inputs(memory, q, k, v);
+        memory.bind(Tensor::out, spoilt_out.view());
+        memory.bind(Tensor::lse, rows_for_plan(spoilt_lse.view()));
+      });
+    }
     if (backward) run_backward(comm, attention, q, k, v, out, lse, events);
     lockstep.meet(comm);  // nobody leaves while others still compute
+  }
+
+  void bind_inputs(Bindings& memory, const HostTensor& q, const HostTensor& k, const HostTensor& v) const {
+    memory.bind(Tensor::q, q.view());
+    memory.bind(Tensor::k, k.view());
+    memory.bind(Tensor::v, v.view());
+    if (spec.sinks) throw Error(ErrorKind::internal, "attention with sinks is not measured lane by lane");
   }
 
   void run_backward(Communicator& comm, Attention& attention, const HostTensor& q, const HostTensor& k, const HostTensor& v,
@@ -89,6 +115,16 @@ struct RankRun {
     spec.partition.unshard(dq.view(), rank, result.dq.view());
     spec.partition.unshard(dk.view(), rank, result.dk.view());
     spec.partition.unshard(dv.view(), rank, result.dv.view());
+    if (settings.lanes)  // the gradients are not read any more
+      backward_lanes.measure(lockstep, comm, settings, schedule, [&](Bindings& memory) {
+        bind_inputs(memory, q, k, v);
+        memory.bind(Tensor::dout, dout.view());
+        memory.bind(Tensor::out, out.view());
+        memory.bind(Tensor::lse, rows_for_plan(lse.view()));
+        memory.bind(Tensor::dq, dq.view());
+        memory.bind(Tensor::dk, dk.view());
+        memory.bind(Tensor::dv, dv.view());
+      });
   }
 };
 
@@ -151,13 +187,17 @@ AttentionResult run_attention(const AttentionTensors& tensors, const AttentionSp
     for (HostTensor& share : dsinks) share = like(tensors.sinks, Sharing::shared);
   }
   const Measurements forward_times(settings), backward_times(settings);
+  const LaneMeasurements forward_lanes(settings), backward_lanes(settings);
   TraceBoard traces(settings);
   Lockstep lockstep(settings.num_ranks);
-  on_ranks(settings, RankRun{tensors, spec, settings, backward, lockstep, result, forward_times, backward_times, dsinks, traces});
+  on_ranks(settings, RankRun{tensors, spec, settings, backward, lockstep, result, forward_times, backward_times, dsinks, traces,
+                             forward_lanes, backward_lanes});
 
   result.forward = forward_times.combined();
   if (backward) result.backward = backward_times.combined();
   if (backward) result.dsinks = sum_of(dsinks);  // every rank has its own tokens' share
+  if (settings.lanes) result.forward_lanes = forward_lanes.combined();
+  if (settings.lanes && backward) result.backward_lanes = backward_lanes.combined();
   result.trace = traces.steps();
   return result;
 }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "command/lanes.hpp"
 #include "command/measure.hpp"
 #include "command/tensor.hpp"
 #include "command/trace.hpp"
@@ -28,6 +29,7 @@ struct AttentionResult {
   HostTensor out, lse;            // (B, N, Hq, Dv), (B, Hq, N) f32
   HostTensor dq, dk, dv, dsinks;  // absent if there was no backward
   Measurement forward, backward;
+  LaneTimes forward_lanes, backward_lanes;  // with settings.lanes
   std::vector<TraceStep> trace;
 };
 

@@ -20,15 +20,23 @@ namespace {
 class BenchAttention final : public Bench {
  public:
   explicit BenchAttention(CLI::App& parent) {
-    CLI::App& app = add_to(parent, "attention", "Softmax attention methods on random tensors",
-                           "  seqccl bench attention --ranks 2,4,8 --tokens 4k,16k --method all --repeat 5\n"
-                           "  seqccl bench attention --ranks 4 --tokens 16k --method ring --backward --dtype bf16 --json\n"
-                           "  seqccl bench attention --ranks 8 --tokens 16k --method usp --ranks-per-node 4");
+    CLI::App& app =
+        add_to(parent, "attention", "Softmax attention methods on random tensors",
+               "  seqccl bench attention --ranks 2,4,8 --tokens 4k,16k --method all --repeat 5\n"
+               "  seqccl bench attention --ranks 4 --tokens 16k --method ring --backward --dtype bf16 --json\n"
+               "  seqccl bench attention --ranks 8 --tokens 16k --method usp --ranks-per-node 4\n"
+               "  seqccl bench attention --ranks 2 --tokens 16k --transport shm --overlap --repeat 10\n\n"
+               "--overlap runs in turns, on the same ranks, threads and memory: the whole (Overall), its kernels without messages\n"
+               "(Compute: they read what the whole left behind), and its messages without kernels (Pure comm.). Medians of --repeat.\n"
+               "Overlap % is OSU's max(0, 100 - (Overall - Compute) / Pure comm. 100), above 100 by noise; Slowdown is the sum of\n"
+               "all ranks' compute steps, without waits, in the whole divided by the same alone, by their traces.\n"
+               "Where Pure comm. is less than the runs of Overall differ by, Overlap % says nothing: want longer messages.");
     add_common(app);
     shape_.add_to(app);
     choices_.add_to(app, "all|");
     add_count(app, "--ranks-per-node", ranks_per_node_, "M ranks share a node (double_ring, mesh, automatic; default: one node)", 1,
               max_ranks);
+    app.add_flag("--overlap", settings_.lanes, "Time kernels and messages alone too: how much of the communication is hidden, see below");
     app.add_option("--cluster", cluster_path_,
                    "FILE.json of seqccl calibrate, measured at as many ranks: the simulator's time beside the measured one");
   }
@@ -36,6 +44,7 @@ class BenchAttention final : public Bench {
   void measure_all(const Console& console) override {
     const std::vector<std::string> names = choices_.names();
     note_ = choices_.note(shape_.kv_heads);
+    problem_ = shape_.json();
     choices_.require_used(parse_dtype(shape_.dtype), backward_, "--backward");
     if (ranks_per_node_ != 0) choices_.require_nodes_used("--ranks-per-node", std::to_string(ranks_per_node_));
     std::optional<ClusterFile> cluster;
@@ -43,6 +52,7 @@ class BenchAttention final : public Bench {
       cluster = described_cluster();
       table_.add_columns({"predicted", "error"});
     }
+    if (settings_.lanes) table_.add_columns({"Overall", "Compute", "Pure comm.", "Overlap %", "Slowdown"});
     const std::vector<Case> all = cases();
     for (const Case& one : all) {  // before the first is measured: its rows would be lost
       (void)shape_.spec(one.num_tokens, one.num_ranks);
@@ -69,8 +79,11 @@ class BenchAttention final : public Bench {
           if (cluster) predicted_s_ = predicted(result.chosen, *cluster, is_backward);
           add_row(label, one, direction, judged);
         };
-        add({"forward", &result.forward, attention_flops(spec, false)}, outcome ? &*outcome : nullptr, false);
-        if (backward_) add({"backward", &result.backward, attention_flops(spec, true)}, nullptr, true);
+        add({"forward", &result.forward, attention_flops(spec, false), settings_.lanes ? &result.forward_lanes : nullptr},
+            outcome ? &*outcome : nullptr, false);
+        if (backward_)
+          add({"backward", &result.backward, attention_flops(spec, true), settings_.lanes ? &result.backward_lanes : nullptr}, nullptr,
+              true);
       }
     }
   }
@@ -80,10 +93,15 @@ class BenchAttention final : public Bench {
     std::vector<double> errors;
     for (const Json& row : rows)
       if (row.contains("prediction_error")) errors.push_back(std::abs(row["prediction_error"].get<double>()));
-    if (errors.empty()) return {};
+    std::string text;
+    if (settings_.lanes && !rows.empty())
+      text =
+          "Overall, Compute (kernels alone) and Pure comm. (messages alone) in turns; Overlap % = max(0, 100 - (Overall - Compute) / "
+          "Pure comm. 100); Slowdown: compute steps in the whole / alone\n";
+    if (errors.empty()) return text;
     std::sort(errors.begin(), errors.end());
-    return fmt::format("predicted by {}: median of the errors {:.0f}%, largest {:.0f}%\n", cluster_path_, 100 * errors[errors.size() / 2],
-                       100 * errors.back());
+    return text + fmt::format("predicted by {}: median of the errors {:.0f}%, largest {:.0f}%\n", cluster_path_,
+                              100 * errors[errors.size() / 2], 100 * errors.back());
   }
 
  private:
@@ -132,6 +150,11 @@ class BenchLinear final : public Bench {
 
   void measure_all(const Console& console) override {
     const std::vector<Scan> scans = linear_.scans();
+    problem_ = shape_.json();
+    problem_.update({{"documents", linear_.documents},
+                     {"not_causal", linear_.not_causal},
+                     {"column_blocks", linear_.column_blocks},
+                     {"ranks_per_node", linear_.ranks_per_node}});
     const std::vector<Case> all = cases();
     for (const Case& one : all)  // before the first is measured: its rows would be lost
       (void)linear_.chosen(shape_.spec(one.num_tokens, one.num_ranks), scans.front(), {});

@@ -135,19 +135,41 @@ void Bench::add_row(const std::string& method, const Case& one, const Direction&
     cells.push_back(human_seconds(*predicted_s_));
     cells.push_back(fmt::format("{:+.0f}%", 100 * (*predicted_s_ / seconds - 1)));
   }
+  if (direction.lanes != nullptr) {
+    const std::vector<std::string> of_lanes = lane_cells(*direction.lanes);
+    cells.insert(cells.end(), of_lanes.begin(), of_lanes.end());
+  }
   table_.add(std::move(cells));
   Json row = {{"method", method}, {"pass", direction.name}, {"ranks", one.num_ranks}, {"tokens", one.num_tokens}};
+  row.update(problem_);
   row.update(to_json(m, direction.flops));
   if (predicted_s_) {
     row["predicted_s"] = *predicted_s_;
     row["prediction_error"] = *predicted_s_ / seconds - 1;
   }
+  if (direction.lanes != nullptr) row.update(lanes_json(*direction.lanes));
   row["gb_per_s"] = static_cast<double>(m.moved_bytes) / seconds / 1e9;
   if (outcome != nullptr) {
     row["check"] = to_json(*outcome);
     all_right_ = all_right_ && outcome->passed();
   }
   end_row(std::move(row));
+}
+
+std::vector<std::string> Bench::lane_cells(const LaneTimes& lanes) {
+  const bool sends = lanes.communication.median_s() > 0;
+  return {human_seconds(lanes.overall.median_s()), human_seconds(lanes.compute.median_s()),
+          sends ? human_seconds(lanes.communication.median_s()) : "-", sends ? fmt::format("{:.1f}", lanes.overlap()) : "-",
+          fmt::format("{:.2f}x", lanes.compute_slowdown())};
+}
+
+Json Bench::lanes_json(const LaneTimes& lanes) {
+  Json fields = {{"overall_s", lanes.overall.median_s()},
+                 {"compute_s", lanes.compute.median_s()},
+                 {"pure_comm_s", lanes.communication.median_s()},
+                 {"compute_slowdown", lanes.compute_slowdown()}};
+  if (lanes.communication.median_s() > 0) fields["overlap_percent"] = lanes.overlap();
+  return fields;
 }
 
 void Bench::add_refusal(const std::string& method, const Case& one, const std::string& why) {

@@ -46,10 +46,15 @@ class Bench : public Subcommand {
   void end_row(Json row);
   /// `outcome` may be null: not checked.
   void add_row(const std::string& method, const Case& one, const Direction& direction, const CheckOutcome* outcome);
+  /// Of a row whose lanes were measured: Overall, Compute, Pure comm., Overlap %, slowdown.
+  [[nodiscard]] static std::vector<std::string> lane_cells(const LaneTimes& lanes);
+  [[nodiscard]] static Json lanes_json(const LaneTimes& lanes);
   void add_refusal(const std::string& method, const Case& one, const std::string& why);
 
   std::string ranks_ = "2,4", tokens_ = "2k,8k", transport_ = default_transport(), wait_ = "auto";
   std::string note_;  // shown below the table
+  /// What rows have in common and --tokens and --ranks do not say: dtype, heads, mask, ... In every row of the JSON.
+  Json problem_ = Json::object();
   RunSettings settings_ = [] {
     RunSettings settings;
     settings.warmup = 1;

@@ -33,7 +33,7 @@ std::vector<TimedRow> read_rows(const std::string& option, const std::string& pa
   std::vector<TimedRow> rows;
   try {
     for (const Json& each : file.at("results")) {
-      TimedRow row{row_text(each) + ", " + each.at("transport").get<std::string>(), each.at("median_s").get<double>(), wrong_of(each)};
+      TimedRow row{row_key(each), each.at("median_s").get<double>(), wrong_of(each)};
       if (!(row.median_s > 0))
         throw Error(ErrorKind::argument, fmt::format("{}: {}: median_s of '{}' is {}, want above 0", option, path, row.what, row.median_s));
       const std::string plain = row.what;
@@ -55,7 +55,8 @@ class BenchCompare final : public Subcommand {
                            "  seqccl bench exchange --ranks 2,4 --transport shm --json > old.json\n"
                            "  seqccl bench exchange --ranks 2,4 --transport shm --json > new.json\n"
                            "  seqccl bench compare old.json new.json --tolerance 5%\n\n"
-                           "Rows are compared by their medians. A row is slower if it takes more than the tolerance longer than before.\n"
+                           "Rows are compared by their medians, and only with rows of the same sizes, dtype, mask, partition and path. A "
+                           "row is slower if it takes more than the tolerance longer than before.\n"
                            "On a busy machine medians move by more than a few percent: measure with more --repeat, or tolerate more.");
     app.add_option("old", old_path_, "Results to be measured against")->required();
     app.add_option("new", new_path_, "Results to be judged")->required();

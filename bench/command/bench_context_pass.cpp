@@ -24,6 +24,8 @@ class BenchContextPass final : public Bench {
 
   void measure_all(const Console& console) override {
     const std::vector<Case> all = cases();
+    problem_ = shape_.sizes_json();
+    problem_.update({{"partition", shape_.partition}, {"anchor", pass_.anchor}, {"passed", pass_.passed}});
     for (const Case& one : all)  // before the first is measured: its rows would be lost
       (void)pass_.spec(shape_.sizes(one.num_tokens), parse_runs(shape_.partition, one.num_tokens, one.num_ranks));
     for (const Case& one : all) {

@@ -25,6 +25,12 @@ class BenchDecode final : public Bench {
 
   void measure_all(const Console& console) override {
     const std::vector<DecodeMerge> merges = decode_.merges();
+    problem_ = shape_.sizes_json();
+    problem_.update({{"partition", shape_.partition},
+                     {"result", decode_.result},
+                     {"new_tokens", decode_.new_tokens},
+                     {"run_tokens", decode_.run_tokens},
+                     {"page_tokens", decode_.page_tokens}});
     const std::vector<Case> all = cases();
     for (const Case& one : all) (void)step_of(one);  // before the first is measured: its rows would be lost
     for (const Case& one : all) {

@@ -53,6 +53,15 @@ std::string row_text(const nlohmann::ordered_json& row) {
   return text;
 }
 
+std::string row_key(const nlohmann::ordered_json& row) {
+  std::string text = row_text(row) + ", " + row.at("transport").get<std::string>();
+  for (const char* field : {"dtype",  "batch",      "q_heads",    "kv_heads",    "heads",      "head_dim",      "v_head_dim",
+                            "kind",   "mask",       "partition",  "documents",   "not_causal", "column_blocks", "ranks_per_node",
+                            "result", "new_tokens", "run_tokens", "page_tokens", "anchor",     "passed"})
+    if (row.contains(field)) text += fmt::format(", {} {}", field, csv_cell(row[field]));
+  return text;
+}
+
 std::string paths_text(const nlohmann::ordered_json& rows) {
   std::vector<std::string> paths, whats;
   std::map<std::pair<std::string, std::string>, double> seconds;  // by what and path

@@ -14,6 +14,10 @@ namespace seqccl::command {
 /// What a row measures, apart from the path: "all_gather, 4 ranks, 64.0 KiB, f32", "ring forward, 4 ranks, 4096 tokens".
 [[nodiscard]] std::string row_text(const nlohmann::ordered_json& row);
 
+/// The same with all that makes rows different problems: path, dtype, sizes, mask, partition, as far as the row has them. Rows are compared
+/// only if it is the same.
+[[nodiscard]] std::string row_key(const nlohmann::ordered_json& row);
+
 /// The median times of several paths in one table, a column per path, with how many times longer than the first each takes.
 [[nodiscard]] std::string paths_text(const nlohmann::ordered_json& rows);
 

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
+#include <optional>
 #include <ostream>
 #include <span>
 #include <vector>
@@ -14,6 +14,7 @@
 #include "command/command.hpp"
 #include "command/exchange_job.hpp"
 #include "command/number_option.hpp"
+#include "command/output_file.hpp"
 #include "command/report.hpp"
 #include "command/subcommand.hpp"
 #include "command/transport_choice.hpp"
@@ -93,9 +94,8 @@ class Calibrate final : public Subcommand {
     const TransportChoice inside = one_path("--transport", inside_);
     std::optional<TransportChoice> between;
     if (!between_.empty()) between = one_path("--between", between_);
-    std::ofstream stream;
-    if (!output_.empty()) stream.open(output_);  // before minutes of work
-    if (!output_.empty() && !stream) throw Error(ErrorKind::argument, fmt::format("--output: '{}' cannot be written", output_));
+    std::optional<OutputFile> output;  // before minutes of work
+    if (!output_.empty()) output.emplace("--output", output_);
 
     ClusterFile file;
     Json links = Json::array();
@@ -117,12 +117,11 @@ class Calibrate final : public Subcommand {
 
     Json all = to_json(file);
     all["measured"] = {{"ranks", settings_.num_ranks}, {"links", links}, {"kernels", kernels}};
-    if (stream.is_open()) {
-      if ((stream << all.dump(1) << '\n').flush().fail())
-        throw Error(ErrorKind::argument, fmt::format("--output: '{}' could not be written: is the disk full?", output_));
+    if (output) {
+      output->finish(all.dump(1) + '\n');
       if (!json()) console.out << summary(file, links);
     }
-    if (!stream.is_open() || json()) console.out << all.dump(1) << '\n';
+    if (!output || json()) console.out << all.dump(1) << '\n';
     return exit_right;
   }
 

@@ -65,6 +65,7 @@ int run_subcommand(int argc, const char* const* argv, const Console& console) {
   CLI::App& draw = group(root, "draw", "Draw the lanes of all ranks over simulated time, as SVG");
   subcommands.push_back(make_draw_attention(draw));
   subcommands.push_back(make_draw_linear(draw));
+  subcommands.push_back(make_plot(root));
   subcommands.push_back(make_launch(root));
   subcommands.push_back(make_doctor(root));
 

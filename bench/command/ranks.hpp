@@ -32,6 +32,7 @@ struct RunSettings {
   int num_threads = 0;  // kernel threads per rank; 0: cores / ranks
   Topology topology{};
   bool trace = false;
+  bool lanes = false;  // time kernels and messages alone, too
   RankTransport transport = RankTransport::threads;
   std::string ucx_lanes{};           // what UCX_TLS says to ranks over UCX, beside self; empty: as it is set
   std::optional<WaitPolicy> wait{};  // none: the library's choice for this host

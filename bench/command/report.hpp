@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "command/check.hpp"
+#include "command/lanes.hpp"
 #include "command/measure.hpp"
 #include "seqccl/error.hpp"
 
@@ -26,6 +27,7 @@ struct Direction {
   const char* name = "forward";
   const Measurement* measurement = nullptr;
   double flops = 0;
+  const LaneTimes* lanes = nullptr;  // null: not measured
 };
 
 /// The table of `run`: a row per method and direction.

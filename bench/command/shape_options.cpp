@@ -77,6 +77,21 @@ AttentionSpec AttentionShape::spec(std::int64_t num_tokens, int num_ranks) const
   return spec;
 }
 
+nlohmann::ordered_json AttentionShape::sizes_json() const {
+  return {{"batch", batch},
+          {"q_heads", q_heads},
+          {"kv_heads", kv_heads},
+          {"head_dim", head_dim},
+          {"v_head_dim", v_head_dim == 0 ? head_dim : v_head_dim},
+          {"dtype", seqccl::name(parse_dtype(dtype))}};
+}
+nlohmann::ordered_json AttentionShape::json() const {
+  nlohmann::ordered_json fields = sizes_json();
+  fields["mask"] = mask;
+  fields["partition"] = partition;
+  return fields;
+}
+
 void LinearShape::add_to(CLI::App& app) {
   add_count(app, "--batch", batch, "B", 1, max_size);
   add_count(app, "--heads", heads, "H", 1, max_size);
@@ -99,6 +114,16 @@ LinearSpec LinearShape::spec(std::int64_t num_tokens, int num_ranks) const {
   spec.partition = parse_partition(partition, num_tokens, num_ranks);
   spec.state_out = true;
   return spec;
+}
+
+nlohmann::ordered_json LinearShape::json() const {
+  return {{"batch", batch},
+          {"heads", heads},
+          {"head_dim", head_dim},
+          {"v_head_dim", v_head_dim == 0 ? head_dim : v_head_dim},
+          {"dtype", seqccl::name(parse_dtype(dtype))},
+          {"kind", kind},
+          {"partition", partition}};
 }
 
 void ClusterOptions::add_to(CLI::App& app, bool has_memory) {

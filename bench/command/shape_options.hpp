@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <span>
 #include <string>
 
@@ -23,6 +24,9 @@ struct AttentionShape {
   /// @throws Error(argument)
   [[nodiscard]] AttentionSpec spec(std::int64_t num_tokens, int num_ranks) const;
   [[nodiscard]] AttentionSpec sizes(std::int64_t num_tokens) const;  // without mask and partition
+  /// For rows of results.
+  [[nodiscard]] nlohmann::ordered_json json() const;
+  [[nodiscard]] nlohmann::ordered_json sizes_json() const;
 };
 
 /// Linear attention.
@@ -32,6 +36,7 @@ struct LinearShape {
 
   void add_to(CLI::App& app);
   [[nodiscard]] LinearSpec spec(std::int64_t num_tokens, int num_ranks) const;
+  [[nodiscard]] nlohmann::ordered_json json() const;
 };
 
 /// @throws Error(argument) unless 1 to 2^40

@@ -39,7 +39,7 @@ class Subcommand {
   bool json_ = false;
 };
 
-// info.cpp, run_*.cpp, bench*.cpp, explain*.cpp, draw.cpp, launch.cpp, doctor.cpp.
+// info.cpp, run_*.cpp, bench*.cpp, explain*.cpp, draw.cpp, plot.cpp, launch.cpp, doctor.cpp.
 [[nodiscard]] std::unique_ptr<Subcommand> make_info(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_run_attention(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_run_linear(CLI::App& parent);
@@ -60,6 +60,7 @@ class Subcommand {
 [[nodiscard]] std::unique_ptr<Subcommand> make_calibrate(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_draw_attention(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_draw_linear(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Subcommand> make_plot(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_launch(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Subcommand> make_doctor(CLI::App& parent);
 

@@ -102,6 +102,29 @@ TEST(BenchCompare, slower_missing_and_wrong_rows_fail) {
   expect_words(more.out, {"not in the old results: ring, 4 ranks, 8 bytes, shm"});
 }
 
+TEST(BenchCompare, rows_of_other_problems_are_not_compared) {
+  const Folder folder;
+  const std::string before = folder.file("old.json"), after = folder.file("new.json");
+  const Row row = {{"method", "ring"},      {"pass", "forward"}, {"ranks", 2},        {"tokens", 64},
+                   {"dtype", "f32"},        {"q_heads", 8},      {"kv_heads", 2},     {"mask", "causal"},
+                   {"partition", "zigzag"}, {"median_s", 1e-3},  {"transport", "shm"}};
+  write_text(before, Row{{"results", Row::array({row})}}.dump());
+  EXPECT_EQ(run({"bench", "compare", before, before}).code, exit_right);
+  for (const auto& [field, other] : std::vector<std::pair<std::string, Row>>{
+           {"dtype", "bf16"}, {"q_heads", 16}, {"kv_heads", 8}, {"mask", "full"}, {"partition", "contiguous"}}) {
+    Row changed = row;
+    changed[field] = other;
+    write_text(after, Row{{"results", Row::array({changed})}}.dump());
+    const Ran alone = run({"bench", "compare", before, after});
+    EXPECT_EQ(alone.code, exit_bad_input) << field;
+    // Beside a row that is the same the two are told apart, too.
+    write_text(after, Row{{"results", Row::array({changed, row})}}.dump());
+    const Ran both = run({"bench", "compare", before, after});
+    EXPECT_EQ(both.code, exit_right) << field << '\n' << both.out;
+    expect_words(both.out, {"1 rows", "not in the old results: ring forward"});
+  }
+}
+
 TEST(BenchCompare, what_cannot_be_compared_is_refused) {
   const Folder folder;
   const std::string good = folder.file("good.json"), bad = folder.file("bad.json");

@@ -1,9 +1,13 @@
 // calibrate_test.cpp - `seqccl calibrate` writes what --cluster reads; descriptions that are not right are refused.
 // SPDX-License-Identifier: Apache-2.0
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <string>
 #include <vector>
 
 #include "command/cluster_file.hpp"
+#include "command/output_file.hpp"
 #include "command/support.hpp"
 #include "support/watchdog.hpp"
 
@@ -39,6 +43,34 @@ TEST(Calibrate, what_is_measured_is_read_by_explain_and_bench) {
   ASSERT_EQ(rows.size(), 2u);
   for (const json& row : rows)
     EXPECT_NEAR(row.at("prediction_error").get<double>(), row.at("predicted_s").get<double>() / row.at("median_s").get<double>() - 1, 1e-9);
+}
+
+TEST(Calibrate, an_output_file_is_there_whole_or_as_it_was) {
+  const Folder folder;
+  const std::string path = folder.file("cluster.json");
+  write_text(path, "before");
+  const auto text_of = [&] {
+    std::ifstream stream(path);
+    return std::string(std::istreambuf_iterator<char>(stream), {});
+  };
+  const auto num_files = [&] {
+    const std::filesystem::directory_iterator files(std::filesystem::path(path).parent_path());
+    return std::distance(begin(files), end(files));
+  };
+  {
+    const OutputFile abandoned("--output", path);
+    EXPECT_EQ(text_of(), "before");
+  }
+  EXPECT_EQ(text_of(), "before");
+  EXPECT_EQ(num_files(), 1);
+  OutputFile file("--output", path);
+  file.finish("after");
+  EXPECT_EQ(text_of(), "after");
+  EXPECT_EQ(num_files(), 1);
+  std::filesystem::create_directory(folder.file("folder.json"));
+  EXPECT_REFUSED(OutputFile("--output", folder.file("folder.json")), "--output: '" + folder.file("folder.json") + "' cannot be written: ");
+  EXPECT_REFUSED(OutputFile("--output", folder.file("no/file.json")),
+                 "--output: '" + folder.file("no/file.json") + "' cannot be written: ");
 }
 
 TEST(Calibrate, a_description_is_what_the_simulator_gets) {
