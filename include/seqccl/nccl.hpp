@@ -3,8 +3,6 @@
 #pragma once
 
 #include <memory>
-#include <string>
-#include <vector>
 
 #include "seqccl/cuda.hpp"
 
@@ -32,7 +30,7 @@ namespace cuda {
 /// may be outstanding now). It carries none of the messages and is neither aborted nor destroyed.
 struct NcclOptions {
   ncclComm* parent = nullptr;
-  int num_lanes = 3;      // communication lanes that plans use: 3 are enough for all, 1 for ring, ulysses and others that explain() shows
+  int num_lanes = 3;      // communication lanes: 3 are enough for every plan, and a plan that has too few says so
   int fewest_blocks = 0;  // thread blocks that a group may occupy (minCTAs, maxCTAs); 0: NCCL's choice
   int most_blocks = 0;
   bool no_blocks = false;  // asks for copy engines in place of thread blocks where NCCL can (NCCL_CTA_POLICY_ZERO, from 2.28)

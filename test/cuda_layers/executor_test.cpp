@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstdlib>
 #include <set>
 #include <thread>
 
 #include "api/softmax_cases.hpp"
 #include "cuda_layers/one_layer.hpp"
+#include "seqccl/log.hpp"
 
 namespace seqccl::test {
 namespace {
@@ -173,12 +175,13 @@ TEST(CudaExecutor, ALostEventIsFound) {
 }
 
 TEST(CudaExecutor, MovementPrimitivesMoveTheSameBytes) {
-  for (const int num_ranks : {1, 2, 3, 4}) {
+  for (const auto& [num_ranks, is_nccl] :
+       {std::pair(1, false), {2, false}, {3, false}, {4, false}, {2, true}, {3, true}, {4, true}, {8, true}}) {
     begin(1);
-    const MakeDevice make(num_ranks);
+    const MakePlace make = is_nccl ? MakePlace(MakeNccl(num_ranks)) : MakePlace(MakeDevice(num_ranks));
     const Partition partition = Partition::zigzag(24, num_ranks);
     const HostTensor whole = random_tensor(bf16, {1, 24, 4, 8}, 3);
-    run_ranks(num_ranks, [&](Communicator& comm) {
+    run_ranks(num_ranks, [&, num_ranks = num_ranks](Communicator& comm) {
       HostTensor mine(bf16, {1, partition.tokens_on(comm.rank()), 4, 8}), gathered(bf16, {1, 24, 4, 8}), back = mine;
       partition.shard(whole.view(), comm.rank(), mine.view());
       const auto place = make(comm);
@@ -193,7 +196,24 @@ TEST(CudaExecutor, MovementPrimitivesMoveTheSameBytes) {
       EXPECT_EQ(gathered.bytes, whole.bytes) << "rank " << comm.rank() << " of " << num_ranks;
     });
     EXPECT_EQ(reports(), "");
+    EXPECT_EQ(nccl_world().violations, "");
   }
+}
+
+TEST(CudaExecutor, OneConnectionToTheDeviceIsWarnedOf) {
+  begin(0);
+  std::string lines;
+  set_log_sink([&](std::string_view line) { lines += line; });
+  ::setenv("CUDA_DEVICE_MAX_CONNECTIONS", "1", 1);
+  const MakeDevice make(1);
+  run_ranks(1, [&](Communicator& comm) { (void)make(comm); });
+  EXPECT_NE(lines.find("CUDA_DEVICE_MAX_CONNECTIONS is 1"), std::string::npos) << lines;
+  ::unsetenv("CUDA_DEVICE_MAX_CONNECTIONS");
+  lines.clear();
+  const MakeDevice again(1);
+  run_ranks(1, [&](Communicator& comm) { (void)again(comm); });
+  EXPECT_EQ(lines, "");
+  set_log_sink({});
 }
 
 TEST(CudaExecutor, WhatDoesNotFitIsRefused) {

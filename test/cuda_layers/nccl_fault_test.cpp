@@ -16,7 +16,6 @@ const std::chrono::milliseconds short_timeout(is_sanitized ? 6000 : 1500);  // l
 
 struct Outcome {
   std::vector<Thrown> of_rank;
-  std::vector<Thrown> told;  // on_error
   Outcome(int num_ranks, const std::function<void(Communicator&, Thrown&)>& body, std::chrono::nanoseconds timeout) {
     of_rank.resize(static_cast<std::size_t>(num_ranks));
     try {
@@ -48,9 +47,7 @@ Outcome run_layers(int num_ranks, Method method, const std::function<void()>& ha
           const auto place = make(comm);
           OneLayer layer(ring_spec(num_ranks, method), comm, *place);
           for (int run = 0; run < num_runs; ++run) {
-            layer.forward();
-            require(cudaStreamSynchronize(dynamic_cast<OnDevice&>(*place).stream()), "wait");
-            comm.check();
+            layer.forward_and_look(comm);
           }
         });
       },
@@ -74,7 +71,7 @@ TEST(CudaNcclFaults, AGroupThatHangsOnTheDeviceIsAStall) {
       for (const Thrown& thrown : outcome.of_rank) {
         EXPECT_EQ(thrown.kind, ErrorKind::stalled) << thrown.text;
         EXPECT_NE(std::find(thrown.culprits.begin(), thrown.culprits.end(), victim), thrown.culprits.end()) << thrown.text;
-        EXPECT_NE(thrown.text.find("on its device"), std::string::npos) << thrown.text;
+        EXPECT_NE(thrown.text.find("on the device"), std::string::npos) << thrown.text;
       }
       EXPECT_EQ(nccl_world().violations, "");
     }
@@ -129,9 +126,7 @@ TEST(CudaNcclFaults, AnErrorOfAPeerIsNamedByTheHost) {
           layer.forward();
           place->finish();
           while (!has_left) std::this_thread::yield();
-          layer.forward();
-          require(cudaStreamSynchronize(dynamic_cast<OnDevice&>(*place).stream()), "wait");
-          comm.check();
+          layer.forward_and_look(comm);
         });
       },
       100s);
@@ -154,14 +149,14 @@ TEST(CudaNcclFaults, ARankThatDoesNotCallIsNamed) {
             while (num_done < 3) std::this_thread::yield();
           } else {
             layer.forward();
-            require(cudaStreamSynchronize(dynamic_cast<OnDevice&>(*place).stream()), "wait");
+            layer.wait();
           }
           comm.check();
         });
         ++num_done;
       },
       short_timeout);
-  outcome.expect(ErrorKind::stalled, {2}, "has not called operation 2");
+  outcome.expect(ErrorKind::stalled, {2}, "operation 2 not called");
 }
 
 TEST(CudaNcclFaults, ARankThatCallsSomethingElseIsNamed) {
@@ -174,7 +169,7 @@ TEST(CudaNcclFaults, ARankThatCallsSomethingElseIsNamed) {
           const auto place = make(comm);
           OneLayer layer(ring_spec(3, comm.rank() == 1 ? Method::head_swap : Method::ring), comm, *place);
           layer.forward();
-          require(cudaStreamSynchronize(dynamic_cast<OnDevice&>(*place).stream()), "wait");
+          layer.wait();
           for (;;) {  // a rank may have got all its messages, of the wrong operation
             comm.check();
             std::this_thread::sleep_for(1ms);
@@ -217,7 +212,7 @@ TEST(CudaNcclFaults, ADeviceThatDoesNotComeToTheOperationIsNamed) {
         ++num_done;
       },
       short_timeout);
-  outcome.expect(ErrorKind::stalled, {1}, "its device has not come to it");
+  outcome.expect(ErrorKind::stalled, {1}, "the device has not come to it");
 }
 
 TEST(CudaNcclFaults, AGroupThatNcclDoesNotTakeOverEndsInTime) {
@@ -241,8 +236,7 @@ TEST(CudaNcclFaults, AnAbortEndsWhatIsOnEveryDevice) {
           ++num_enqueued;
           while (num_enqueued < 3) std::this_thread::yield();
           if (comm.rank() == 2) comm.abort("enough");
-          require(cudaStreamSynchronize(dynamic_cast<OnDevice&>(*place).stream()), "wait");
-          comm.check();
+          layer.wait_and_look(comm);
         });
       },
       100s);
@@ -301,11 +295,7 @@ TEST(CudaNcclFaults, SurvivorsShrinkAndGoOn) {
             layer.forward();
             place->finish();
             if (rank == 3) return;
-            const Thrown first = error_of([&] {
-              layer.forward();
-              require(cudaStreamSynchronize(dynamic_cast<OnDevice&>(*place).stream()), "wait");
-              comm.check();
-            });
+            const Thrown first = error_of([&] { layer.forward_and_look(comm); });
             EXPECT_EQ(first.kind, ErrorKind::dead) << first.text;
             EXPECT_EQ(first.culprits, std::vector<Rank>{3}) << first.text;
           }

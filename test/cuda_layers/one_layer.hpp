@@ -31,6 +31,16 @@ struct OneLayer {
   void forward_with(const HostTensor& keys) {
     attention.forward(place.in(q.view()), place.in(keys.view()), place.in(v.view()), place.out(out.view()), place.out(lse.view()));
   }
+  /// As a program that stays on the device.
+  void wait() { require(cudaStreamSynchronize(dynamic_cast<OnDevice&>(place).stream()), "cudaStreamSynchronize"); }
+  void wait_and_look(Communicator& comm) {
+    wait();
+    comm.check();
+  }
+  void forward_and_look(Communicator& comm) {
+    forward();
+    wait_and_look(comm);
+  }
   Place& place;
   Attention attention;
   HostTensor q, k, v, other, out, lse;

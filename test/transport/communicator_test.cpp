@@ -68,6 +68,13 @@ TEST(Communicator, StaysFailedAfterAnAbort) {
   }
 }
 
+TEST(Communicator, CheckTellsOfAnAbortAndOfNothingElse) {
+  auto comms = thread_communicators(2);
+  for (Communicator& comm : comms) EXPECT_NO_THROW(comm.check());
+  comms[1].abort("enough");
+  for (Communicator& comm : comms) EXPECT_THROW(comm.check(), Error);
+}
+
 TEST(RunRanks, GivesEachRankItsOwnAndItsSettings) {
   Watchdog dog(seconds(60));
   std::atomic<int> seen{0};

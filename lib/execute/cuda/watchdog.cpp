@@ -15,8 +15,7 @@ namespace {
 /// As long as the host's end may need to notice that a process has gone, or a rank to answer.
 constexpr auto patience = std::chrono::milliseconds(1500);
 
-/// False: not yet. An event that waits in a capture of another thread must not be asked about in the default mode: that would break the
-/// capture.
+/// False: not yet.
 bool has_come(const EventHandle& event) {
   const cudaError_t state = cudaEventQuery(event.get());
   if (state == cudaErrorNotReady) {
@@ -58,6 +57,10 @@ Watchdog::~Watchdog() {
   }
   over_.notify_all();
   thread_.join();
+  try {
+    follow_device();        // what has ended is told, so that a rank that leaves now is not blamed for it
+  } catch (const Error&) {  // the device's, which has nobody to go to now
+  }
 }
 
 WatchedOperation Watchdog::take() {
@@ -85,17 +88,24 @@ void Watchdog::run() {
         look();
       } catch (const Error& error) {
         ended = with_culprit(control_, error);
-        data_.abort(*ended);
-        control_.abort(*ended);
-        try {
-          data_.check();  // what it has on the device ends, so that nobody waits for it
-        } catch (const Error&) {
-        }
+      } catch (const std::exception& why) {
+        ended.emplace(ErrorKind::local, fmt::format("rank {} of {}: the watchdog: {}", control_.rank(), control_.num_ranks(), why.what()),
+                      std::vector<Rank>{control_.rank()});
       }
+      if (ended) end_group(*ended);
     }
     if (!ended) continue;
     has_ended = true;
     if (options_.on_error) options_.on_error(*ended);
+  }
+}
+
+void Watchdog::end_group(const Error& error) {
+  data_.abort(error);
+  control_.abort(error);
+  try {
+    data_.check();  // what it has on the device ends, so that nobody waits for it
+  } catch (const Error&) {
   }
 }
 
@@ -173,19 +183,19 @@ std::optional<Error> Watchdog::find_culprit(const WatchedOperation& late) {
   const std::string who = fmt::format("{} on rank {} of {}: on the device for {:.3g} s", late.name, control_.rank(), control_.num_ranks(),
                                       std::chrono::duration<double>(now - *late.begun).count());
   const auto verdict = [&](ErrorKind kind, const std::vector<Rank>& ranks, const std::string& what) {
-    return Error(kind, fmt::format("{}: {} {} {}", who, ranks.size() == 1 ? "rank" : "ranks", fmt::join(ranks, ", "), what), ranks);
+    return Error(kind, fmt::format("{}: {} {}: {}", who, ranks.size() == 1 ? "rank" : "ranks", fmt::join(ranks, ", "), what), ranks);
   };
-  if (!left.empty()) return verdict(ErrorKind::dead, left, "left");
+  if (!left.empty()) return verdict(ErrorKind::dead, left, "left its communicator");
   if (!odd.empty())
     return verdict(ErrorKind::mismatched, odd_ranks(control_, control_.rank(), odd.front()),
-                   fmt::format("called something else as operation {}", late.number));
-  if (!silent.empty()) return verdict(ErrorKind::stalled, silent, "does not answer: stopped, never given a core, or out of reach");
-  if (!absent.empty()) return verdict(ErrorKind::stalled, absent, fmt::format("has not called operation {}", late.number));
+                   fmt::format("something else called as operation {}", late.number));
+  if (!silent.empty()) return verdict(ErrorKind::stalled, silent, "no answer: stopped, never given a core, or out of reach");
+  if (!absent.empty()) return verdict(ErrorKind::stalled, absent, fmt::format("operation {} not called", late.number));
   if (!before.empty())
-    return verdict(ErrorKind::stalled, before, fmt::format("has called operation {}, but its device has not come to it", late.number));
+    return verdict(ErrorKind::stalled, before, fmt::format("operation {} called, but the device has not come to it", late.number));
   inside.push_back(control_.rank());
   std::sort(inside.begin(), inside.end());
-  return verdict(ErrorKind::stalled, inside, fmt::format("is inside operation {} on its device", late.number));
+  return verdict(ErrorKind::stalled, inside, fmt::format("inside operation {} on the device", late.number));
 }
 
 }  // namespace cuda

@@ -49,6 +49,7 @@ class Watchdog {
  private:
   void run();
   void look();
+  void end_group(const Error& error);
   void follow_device();
   void look_for_mismatch(const WatchedOperation& first);
   [[nodiscard]] std::optional<Error> find_culprit(const WatchedOperation& late);

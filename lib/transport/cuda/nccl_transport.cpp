@@ -70,15 +70,18 @@ class NcclTransport final : public DeviceTransport {
     if (sends.empty() && receives.empty()) return;
     throw_if_failed();
     nccl::Comm* comm = lanes_[static_cast<std::size_t>(lane)];
-    Result result = nccl_.group_start();
+    Result refused = nccl::success;
+    const auto take = [&](Result result) {  // in progress is no refusal
+      if (result != nccl::success && result != nccl::in_progress) refused = result;
+    };
+    take(nccl_.group_start());
     for (const DeviceMessage& receive : receives)
-      if (result == nccl::success && receive.num_bytes > 0)
-        result = nccl_.recv(receive.data, receive.num_bytes, nccl::int8, receive.peer, comm, stream);
+      if (refused == nccl::success && receive.num_bytes > 0)
+        take(nccl_.recv(receive.data, receive.num_bytes, nccl::int8, receive.peer, comm, stream));
     for (const DeviceMessage& send : sends)
-      if (result == nccl::success && send.num_bytes > 0)
-        result = nccl_.send(send.data, send.num_bytes, nccl::int8, send.peer, comm, stream);
+      if (refused == nccl::success && send.num_bytes > 0) take(nccl_.send(send.data, send.num_bytes, nccl::int8, send.peer, comm, stream));
     const Result at_end = nccl_.group_end();  // also behind an error: a group that is left open swallows all that follows
-    settle(comm, result == nccl::success || result == nccl::in_progress ? at_end : result, "a group of messages");
+    settle(comm, refused != nccl::success ? refused : at_end, "a group of messages");
   }
 
   void check() override {

@@ -66,6 +66,15 @@ Result settle(Comm* comm) {
   }
 }
 
+template <class Answer>
+Result ask(const Comm* handle, Answer answer) {
+  const std::lock_guard lock(standin::runtime().mutex);
+  const Comm* comm = known(handle);
+  if (comm == nullptr || !comm->is_usable()) return world().violate("a question to a communicator that is not ready");
+  answer(*comm);
+  return success;
+}
+
 }  // namespace
 }  // namespace standin_nccl
 
@@ -100,8 +109,6 @@ Result Comm::progress() {
   return error;
 }
 
-#define STANDIN_CALL const std::lock_guard lock(standin::runtime().mutex)
-
 extern "C" {
 standin_nccl::World* standin_nccl_world() { return &world(); }
 
@@ -123,7 +130,7 @@ const char* ncclGetErrorString(Result result) {
 const char* ncclGetLastError(Comm*) { return "the stand-in's last word"; }
 
 Result ncclGetUniqueId(UniqueId* id) {
-  STANDIN_CALL;
+  const std::lock_guard lock(standin::runtime().mutex);
   *id = {};
   fmt::format_to_n(id->bytes, sizeof id->bytes - 1, "stand-in {}", ++world().num_ids);
   world().cliques[id->bytes] = std::make_shared<Clique>();
@@ -131,7 +138,7 @@ Result ncclGetUniqueId(UniqueId* id) {
 }
 
 Result ncclCommInitRankConfig(Comm** comm, int num_ranks, UniqueId id, int rank, Config* config) {
-  STANDIN_CALL;
+  const std::lock_guard lock(standin::runtime().mutex);
   *comm = nullptr;
   id.bytes[sizeof id.bytes - 1] = 0;
   const auto found = world().cliques.find(id.bytes);
@@ -155,7 +162,7 @@ Result ncclCommInitRankConfig(Comm** comm, int num_ranks, UniqueId id, int rank,
 
 /// "ncclCommSplit": called by all ranks of the parent, with nothing of it outstanding.
 Result ncclCommSplit(Comm* handle, int color, int key, Comm** child, Config* config) {
-  STANDIN_CALL;
+  const std::lock_guard lock(standin::runtime().mutex);
   *child = nullptr;
   Comm* parent = known(handle);
   if (parent == nullptr || !parent->is_usable()) return world().violate("ncclCommSplit of a communicator that is not ready");
@@ -178,7 +185,7 @@ Result ncclCommSplit(Comm* handle, int color, int key, Comm** child, Config* con
 }
 
 Result ncclCommGetAsyncError(Comm* handle, Result* error) {
-  STANDIN_CALL;
+  const std::lock_guard lock(standin::runtime().mutex);
   Comm* comm = known(handle);
   if (comm == nullptr || comm->stage == Stage::aborted || comm->stage == Stage::destroyed)
     return world().violate("ncclCommGetAsyncError after the communicator's end");
@@ -187,7 +194,7 @@ Result ncclCommGetAsyncError(Comm* handle, Result* error) {
 }
 
 Result ncclCommFinalize(Comm* handle) {
-  STANDIN_CALL;
+  const std::lock_guard lock(standin::runtime().mutex);
   Comm* comm = known(handle);
   if (comm == nullptr || !comm->is_usable()) return world().violate("ncclCommFinalize of a communicator that is not ready");
   comm->stage = Stage::finalizing;
@@ -195,7 +202,7 @@ Result ncclCommFinalize(Comm* handle) {
 }
 /// "ncclCommDestroy": behind ncclCommFinalize, or with nothing outstanding; not of a communicator with an error, which is aborted.
 Result ncclCommDestroy(Comm* handle) {
-  STANDIN_CALL;
+  const std::lock_guard lock(standin::runtime().mutex);
   Comm* comm = known(handle);
   if (comm == nullptr || comm->stage == Stage::destroyed || comm->stage == Stage::aborted)
     return world().violate("ncclCommDestroy of a communicator that has ended");
@@ -206,7 +213,7 @@ Result ncclCommDestroy(Comm* handle) {
 }
 /// Ends its groups on the device, wherever they are; peers' go on waiting.
 Result ncclCommAbort(Comm* handle) {
-  STANDIN_CALL;
+  const std::lock_guard lock(standin::runtime().mutex);
   Comm* comm = known(handle);
   if (comm == nullptr || comm->stage == Stage::destroyed || comm->stage == Stage::aborted)
     return world().violate("ncclCommAbort of a communicator that has ended");
@@ -217,25 +224,13 @@ Result ncclCommAbort(Comm* handle) {
   return success;
 }
 
-Result ncclCommCount(const Comm* handle, int* count) {
-  STANDIN_CALL;
-  const Comm* comm = known(handle);
-  if (comm == nullptr || !comm->is_usable()) return world().violate("ncclCommCount of a communicator that is not ready");
-  *count = comm->clique->num_ranks;
-  return success;
+Result ncclCommCount(const Comm* comm, int* count) {
+  return standin_nccl::ask(comm, [&](const Comm& ready) { *count = ready.clique->num_ranks; });
 }
-Result ncclCommUserRank(const Comm* handle, int* rank) {
-  STANDIN_CALL;
-  const Comm* comm = known(handle);
-  if (comm == nullptr || !comm->is_usable()) return world().violate("ncclCommUserRank of a communicator that is not ready");
-  *rank = comm->rank;
-  return success;
+Result ncclCommUserRank(const Comm* comm, int* rank) {
+  return standin_nccl::ask(comm, [&](const Comm& ready) { *rank = ready.rank; });
 }
-Result ncclCommCuDevice(const Comm* handle, int* device) {
-  STANDIN_CALL;
-  const Comm* comm = known(handle);
-  if (comm == nullptr || !comm->is_usable()) return world().violate("ncclCommCuDevice of a communicator that is not ready");
-  *device = comm->device;
-  return success;
+Result ncclCommCuDevice(const Comm* comm, int* device) {
+  return standin_nccl::ask(comm, [&](const Comm& ready) { *device = ready.device; });
 }
 }

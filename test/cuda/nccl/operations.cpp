@@ -173,7 +173,9 @@ Result add(bool is_send, const void* data, std::size_t count, DataType type, int
   if (part == open.parts.end()) part = open.parts.insert(part, {comm, stream_of, {}});
   if (part->stream != stream_of) return refuse(fmt::format("rank {}: the stand-in wants one stream for a group", comm->rank));
   part->messages.push_back({is_send, peer, address, count, type});
-  return is_alone ? close() : success;
+  if (is_alone) return close();
+  // "Fault Tolerance": any call of a non-blocking communicator may say so, and has been taken all the same.
+  return comm->is_blocking || random_polls() == 0 ? success : in_progress;
 }
 
 }  // namespace
@@ -194,22 +196,5 @@ Result ncclSend(const void* data, std::size_t count, DataType type, int peer, Co
 }
 Result ncclRecv(void* data, std::size_t count, DataType type, int peer, Comm* comm, void* stream) {
   return standin_nccl::add(false, data, count, type, peer, comm, stream);
-}
-/// The handle says whether it was given back.
-Result ncclCommRegister(const Comm* comm, void* data, std::size_t num_bytes, void** handle) {
-  const std::lock_guard lock(standin::runtime().mutex);
-  const auto found = standin_nccl::world().comms.find(comm);
-  if (found == standin_nccl::world().comms.end() || !found->second->is_usable())
-    return standin_nccl::world().violate("ncclCommRegister of a communicator that is not ready");
-  if (data == nullptr || num_bytes == 0) return standin_nccl::world().violate("ncclCommRegister of no memory", invalid_argument);
-  *handle = data;
-  ++standin_nccl::world().num_registered;
-  return success;
-}
-Result ncclCommDeregister(const Comm*, void*) {
-  const std::lock_guard lock(standin::runtime().mutex);
-  if (standin_nccl::world().num_registered == 0) return standin_nccl::world().violate("ncclCommDeregister of what is not registered");
-  --standin_nccl::world().num_registered;
-  return success;
 }
 }

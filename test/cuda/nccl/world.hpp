@@ -91,7 +91,7 @@ struct World {
   std::function<int(int, u64, int)> other_peer;  // a mutant: of a message
   bool no_groups = false;                        // a mutant: every message is launched by itself
 
-  u64 num_groups = 0, num_messages = 0, num_splits = 0, num_aborts = 0, num_destroyed = 0, num_registered = 0;
+  u64 num_groups = 0, num_messages = 0, num_splits = 0, num_aborts = 0, num_destroyed = 0;
   Config last_config;
 
   std::map<std::string, std::shared_ptr<Clique>> cliques;  // by unique id
