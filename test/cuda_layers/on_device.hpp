@@ -7,6 +7,7 @@
 #include "cuda/runtime/runtime.hpp"
 #include "cuda_layers/nccl_world.hpp"
 #include "seqccl/nccl.hpp"
+#include "support/watchdog.hpp"
 
 namespace seqccl::test {
 
@@ -34,8 +35,13 @@ class OnDevice final : public Place {
   DeviceOperands operands_;
 };
 
+/// Ends a test whose ranks or devices hang.
+struct Guarded {
+  std::shared_ptr<Watchdog> dog = std::make_shared<Watchdog>(std::chrono::seconds(300));
+};
+
 /// Ranks that share a device, without a watchdog, which would bring the device further at any moment.
-struct MakeDevice {
+struct MakeDevice : Guarded {
   explicit MakeDevice(int num_ranks)
       : ends(std::make_shared<DeviceEnds>(cuda::shared_device_transports(num_ranks, std::chrono::seconds(100)))) {}
   std::unique_ptr<Place> operator()(Communicator& comm) const {
@@ -46,7 +52,7 @@ struct MakeDevice {
 };
 
 /// Each rank a device, NCCL between them.
-struct MakeNccl {
+struct MakeNccl : Guarded {
   explicit MakeNccl(int num_ranks, std::uint64_t seed = 1, cuda::DeviceOptions device = {.watch_interval = {}}, cuda::NcclOptions nccl = {})
       : options(std::move(device)), nccl_options(nccl) {
     standin::runtime().num_devices = num_ranks;
